@@ -1,0 +1,208 @@
+//! The command line, as clap reads it and `--help` shows it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Shows and drives a robot under KairoOS.
+#[derive(Debug, Parser)]
+#[command(name = "kairo", version, propagate_version = true)]
+pub struct Arguments {
+    /// Print what the kernel answered, as JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// The kernel's socket: a path, or tcp:127.0.0.1:PORT.
+    /// [default: KAIRO_IPC_SOCKET, or kernel.sock in KAIRO_RUN_DIR, or /run/kairo/kernel.sock]
+    #[arg(long, global = true, value_name = "SOCKET")]
+    pub socket: Option<String>,
+    /// How long to wait for an answer.
+    #[arg(long, global = true, default_value = "5s", value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The nouns.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Shows the system at a glance: kernel, real-time plane, devices.
+    Status,
+    /// Lists, claims, moves and watches devices.
+    Device {
+        /// The verb.
+        #[command(subcommand)]
+        command: DeviceCommand,
+    },
+    /// Shows what the real-time plane proved and measured.
+    Rt {
+        /// The verb.
+        #[command(subcommand)]
+        command: RtCommand,
+    },
+    /// Calls any method of the kernel and prints its result.
+    Call {
+        /// The method, such as device.list; kernel.introspect lists all.
+        method: String,
+        /// Its parameters, a JSON object.
+        #[arg(default_value = "{}")]
+        params: String,
+    },
+    /// Prints events as they happen.
+    Events(EventOptions),
+}
+
+/// Verbs of `device`.
+#[derive(Debug, Subcommand)]
+pub enum DeviceCommand {
+    /// Lists the devices.
+    List,
+    /// Describes a device: joints, limits, state.
+    Info {
+        /// Id or alias of the device.
+        device: String,
+    },
+    /// Claims a device and keeps it until Ctrl-C, or while a command runs.
+    Claim(ClaimOptions),
+    /// Gives a claim back; useful inside `kairo device claim DEVICE -- COMMAND`.
+    ///
+    /// A claim belongs to the connection that made it, so this works only where that connection
+    /// was inherited. A claim of another program ends when that program ends.
+    Release {
+        /// Id or alias of the device.
+        device: String,
+    },
+    /// Moves a device: claims it, commands it until it is there, releases it.
+    Send(SendOptions),
+    /// Shows a device's joints, live.
+    Watch(WatchOptions),
+}
+
+/// Options of `device claim`.
+#[derive(Debug, Args)]
+pub struct ClaimOptions {
+    /// Id or alias of the device.
+    pub device: String,
+    /// A command to run while the claim is held. It inherits the connection (KAIRO_IPC_FD) and
+    /// finds the claim's epoch in KAIRO_CLAIM_EPOCH.
+    #[arg(last = true)]
+    pub command: Vec<String>,
+}
+
+/// Options of `device send`.
+#[derive(Debug, Args)]
+pub struct SendOptions {
+    /// Id or alias of the device.
+    pub device: String,
+    /// Target positions in rad: NAME=RAD, separated by commas.
+    #[arg(long, value_name = "NAME=RAD,…", value_delimiter = ',', allow_hyphen_values = true,
+          value_parser = joint_position, required_unless_present = "stop", conflicts_with = "stop")]
+    pub position: Vec<(String, f64)>,
+    /// Slow down and hold instead.
+    #[arg(long)]
+    pub stop: bool,
+    /// How long each command stays in force; it is renewed three times as often.
+    #[arg(long, default_value = "500ms", value_parser = humantime::parse_duration)]
+    pub ttl: Duration,
+    /// Longest time to keep commanding before giving up.
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    pub hold: Duration,
+    /// How near a joint must come to count as there, rad.
+    #[arg(long, default_value_t = 0.02, value_parser = finite)]
+    pub tolerance: f64,
+    /// Fraction of the joints' velocity limits to use, above 0 up to 1.
+    #[arg(long, default_value_t = 1.0, value_parser = finite)]
+    pub velocity_scale: f64,
+}
+
+/// Options of `device watch`.
+#[derive(Debug, Args)]
+pub struct WatchOptions {
+    /// Id or alias of the device.
+    pub device: String,
+    /// Samples a second.
+    #[arg(long, default_value_t = 5.0, value_parser = finite)]
+    pub rate: f64,
+    /// Stop after so many samples.
+    #[arg(long)]
+    pub count: Option<u64>,
+}
+
+/// Options of `events`.
+#[derive(Debug, Args)]
+pub struct EventOptions {
+    /// Topics: `*` is one segment, `>` the tail.
+    #[arg(default_value = ">")]
+    pub patterns: Vec<String>,
+    /// Stop after so many events.
+    #[arg(long)]
+    pub count: Option<u64>,
+}
+
+/// Verbs of `rt`.
+#[derive(Debug, Subcommand)]
+pub enum RtCommand {
+    /// Shows bring-up, loops, buses and devices.
+    Status,
+    /// Shows a latency histogram.
+    Histogram(HistogramOptions),
+}
+
+/// Options of `rt histogram`.
+#[derive(Debug, Args)]
+pub struct HistogramOptions {
+    /// Name of a loop; needed only when there are several.
+    #[arg(long = "loop", value_name = "NAME")]
+    pub control_loop: Option<String>,
+    /// Name of a bus.
+    #[arg(long, value_name = "NAME", conflicts_with = "control_loop")]
+    pub bus: Option<String>,
+    /// What to show.
+    #[arg(long, value_enum)]
+    pub kind: Option<HistogramKind>,
+    /// Write a plot to this file.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+}
+
+/// What a histogram shows.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum HistogramKind {
+    /// Wake-up time minus planned time of a loop.
+    Lateness,
+    /// Duration of a loop's tick.
+    Execution,
+    /// Age of commands when a loop accepted them.
+    CommandAge,
+    /// Duration of a bus cycle.
+    RoundTrip,
+}
+
+impl HistogramKind {
+    /// The name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lateness => "lateness",
+            Self::Execution => "execution",
+            Self::CommandAge => "command_age",
+            Self::RoundTrip => "round_trip",
+        }
+    }
+}
+
+/// Reads `NAME=RAD`.
+fn joint_position(text: &str) -> Result<(String, f64), String> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text:?} is not NAME=RAD, such as elbow_flex=-0.2"))?;
+    let value = finite(value).map_err(|_| format!("{value:?} is not a number of radians"))?;
+    Ok((name.to_string(), value))
+}
+
+/// Reads a number. JSON has no NaN and no infinity: they would arrive as null, which means the
+/// default, so a mistyped speed would be full speed.
+fn finite(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|value: &f64| value.is_finite());
+    value.ok_or_else(|| format!("{text:?} is not a number"))
+}

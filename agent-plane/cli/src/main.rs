@@ -1,0 +1,68 @@
+//! `kairo`: the command for people and scripts. It is a client of the wire protocol and nothing
+//! else: whatever it can do, any program can, and the kernel decides about it in the same way.
+//!
+//! `--json` prints what the kernel said, with the protocol's stable names. Exit status: 0 done,
+//! 1 failed, 2 wrong usage, 3 refused by policy or by the real-time plane.
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod call;
+mod device;
+mod events;
+mod failure;
+mod plot;
+mod rt;
+mod send;
+mod status;
+mod terminal;
+
+use clap::Parser;
+use kairo_wire::Client;
+use kairo_wire::endpoint::Endpoint;
+
+use crate::arguments::{Arguments, Command, DeviceCommand, RtCommand};
+use crate::failure::Failure;
+use crate::terminal::Terminal;
+
+fn main() -> std::process::ExitCode {
+    // clap ends the process with status 2 on wrong usage, and with 0 after --help.
+    let arguments = Arguments::parse();
+    let mut terminal = Terminal::new(arguments.json);
+    let failure = match run(&arguments, &mut terminal) {
+        Ok(()) => return std::process::ExitCode::SUCCESS,
+        Err(failure) => failure,
+    };
+    // A reader that went away, as in `kairo events | head`, is not a failure to report.
+    if !matches!(failure, Failure::OutputClosed) {
+        terminal.report(&failure);
+    }
+    failure.exit_code()
+}
+
+fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
+    let endpoint = match &arguments.socket {
+        Some(text) => Endpoint::parse(text).map_err(kairo_wire::ClientError::from)?,
+        None => Endpoint::from_environment().map_err(kairo_wire::ClientError::from)?,
+    };
+    let mut client = Client::connect_to(&endpoint)?;
+    let mut session = call::Session::new(&mut client, arguments.timeout);
+    match &arguments.command {
+        Command::Status => status::show(&mut session, terminal),
+        Command::Call { method, params } => call::raw(&mut session, terminal, method, params),
+        Command::Events(options) => events::follow(&mut session, terminal, options),
+        Command::Device { command } => match command {
+            DeviceCommand::List => device::list(&mut session, terminal),
+            DeviceCommand::Info { device } => device::info(&mut session, terminal, device),
+            DeviceCommand::Claim(options) => {
+                device::claim(&mut session, terminal, &endpoint, options)
+            }
+            DeviceCommand::Release { device } => device::release(&mut session, terminal, device),
+            DeviceCommand::Send(options) => send::send(&mut session, terminal, options),
+            DeviceCommand::Watch(options) => device::watch(&mut session, terminal, options),
+        },
+        Command::Rt { command } => match command {
+            RtCommand::Status => rt::status(&mut session, terminal),
+            RtCommand::Histogram(options) => rt::histogram(&mut session, terminal, options),
+        },
+    }
+}

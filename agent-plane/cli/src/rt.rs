@@ -1,0 +1,297 @@
+//! `kairo rt status` and `kairo rt histogram`.
+
+use serde_json::{Map, Value, json};
+
+use crate::arguments::HistogramOptions;
+use crate::call::Session;
+use crate::failure::Failure;
+use crate::plot;
+use crate::terminal::{
+    Cell, Table, Terminal, Tone, items, number, should_be_zero, status_cell, text, yes_no,
+};
+
+/// Rows of a histogram in text.
+const TEXT_ROWS: usize = 24;
+/// Width of its longest bar.
+const BAR_WIDTH: f64 = 40.0;
+
+/// `rt status`.
+pub fn status(session: &mut Session<'_>, terminal: &Terminal) -> Result<(), Failure> {
+    let status = session.call("rt.status", json!({}))?;
+    if terminal.json {
+        return terminal.json_page(&status);
+    }
+    if status["connected"] != true {
+        return terminal.line(terminal.paint(
+            Tone::Bad,
+            "the real-time plane is away: kairo-rt is not running or is restarting",
+        ));
+    }
+    terminal.line(format!(
+        "kairo-rt {} on {}, {}, {} MiB locked",
+        text(&status["build"]),
+        text(&status["robot"]),
+        if status["armed"] == true {
+            "armed"
+        } else {
+            "NOT ARMED"
+        },
+        status["locked_bytes"].as_u64().unwrap_or(0) / (1024 * 1024),
+    ))?;
+    bringup(terminal, &status)?;
+    loops(terminal, &status)?;
+    threads(terminal, &status)?;
+    buses(terminal, &status)?;
+    devices(terminal, &status)
+}
+
+fn bringup(terminal: &Terminal, status: &Value) -> Result<(), Failure> {
+    terminal.line("")?;
+    terminal.heading("Bring-up, read back from the kernel")?;
+    let mut table = Table::new(&["SCOPE", "CHECK", "WANTED", "FOUND", "OK", "FIX"]);
+    for check in items(&status["bringup"]) {
+        let ok = match (check["ok"] == true, check["required"] == true) {
+            (true, _) => Cell::toned("yes", Tone::Good),
+            (false, true) => Cell::toned("NO", Tone::Bad),
+            (false, false) => Cell::toned("no", Tone::Warn),
+        };
+        table.row([
+            Cell::from(text(&check["scope"])),
+            text(&check["check"]).into(),
+            text(&check["wanted"]).into(),
+            text(&check["found"]).into(),
+            ok,
+            text(&check["fix"]).into(),
+        ]);
+    }
+    terminal.table(&table)
+}
+
+fn loops(terminal: &Terminal, status: &Value) -> Result<(), Failure> {
+    terminal.line("")?;
+    terminal.heading("Control loops")?;
+    let mut table = Table::new(&[
+        "LOOP",
+        ">PERIOD µs",
+        ">PRIO",
+        ">CORE",
+        ">TICKS",
+        ">SKIPPED",
+        "ADDS UP",
+        ">LATENESS p50 µs",
+        ">p99 µs",
+        ">p99.9 µs",
+        ">max µs",
+        ">TICK p99 µs",
+        ">max µs",
+    ]);
+    for each in items(&status["loops"]) {
+        let lateness = &each["lateness_us"];
+        table.row([
+            Cell::from(text(&each["name"])),
+            text(&each["period_us"]).into(),
+            text(&each["priority"]).into(),
+            text(&each["core"]).into(),
+            text(&each["ticks"]).into(),
+            should_be_zero(&each["skipped"]),
+            yes_no(&each["identity_holds"]),
+            number(&lateness["p50"], 1).into(),
+            number(&lateness["p99"], 1).into(),
+            number(&lateness["p999"], 1).into(),
+            number(&lateness["max"], 1).into(),
+            number(&each["execution_us"]["p99"], 1).into(),
+            number(&each["execution_us"]["max"], 1).into(),
+        ]);
+    }
+    terminal.table(&table)
+}
+
+fn threads(terminal: &Terminal, status: &Value) -> Result<(), Failure> {
+    terminal.line("")?;
+    terminal.heading("Threads, since arming")?;
+    let mut table = Table::new(&[
+        "THREAD",
+        ">TID",
+        ">MINOR FAULTS",
+        ">MAJOR FAULTS",
+        ">ALLOCATIONS",
+        ">PREEMPTIONS",
+    ]);
+    let all = [("loop", &status["loops"]), ("bus", &status["buses"])];
+    for (kind, list) in all {
+        for each in items(list) {
+            let thread = &each["thread"];
+            table.row([
+                Cell::from(format!("{kind} {}", text(&each["name"]))),
+                text(&thread["tid"]).into(),
+                should_be_zero(&thread["minor_faults"]),
+                should_be_zero(&thread["major_faults"]),
+                should_be_zero(&thread["allocations"]),
+                text(&thread["involuntary_switches"]).into(),
+            ]);
+        }
+    }
+    terminal.table(&table)
+}
+
+fn buses(terminal: &Terminal, status: &Value) -> Result<(), Failure> {
+    for bus in items(&status["buses"]) {
+        terminal.line("")?;
+        terminal.heading(&format!(
+            "Bus {} at {}: {}, {} cycles, {} losses, {} garbage bytes, round trip p99 {} µs",
+            text(&bus["name"]),
+            text(&bus["path"]),
+            if bus["connected"] == true {
+                "up"
+            } else {
+                "DOWN"
+            },
+            text(&bus["cycles"]),
+            text(&bus["losses"]),
+            text(&bus["garbage_bytes"]),
+            number(&bus["round_trip_us"]["p99"], 0),
+        ))?;
+        let mut table = Table::new(&[
+            ">SERVO",
+            ">REPLIES",
+            ">TIMEOUTS",
+            ">BAD PACKETS",
+            ">STATUS ERRORS",
+        ]);
+        for servo in items(&bus["servos"]) {
+            table.row([
+                Cell::from(text(&servo["id"])),
+                text(&servo["replies"]).into(),
+                should_be_zero(&servo["timeouts"]),
+                should_be_zero(&servo["bad_packets"]),
+                should_be_zero(&servo["status_errors"]),
+            ]);
+        }
+        terminal.table(&table)?;
+    }
+    Ok(())
+}
+
+fn devices(terminal: &Terminal, status: &Value) -> Result<(), Failure> {
+    terminal.line("")?;
+    terminal.heading("Devices")?;
+    let mut table = Table::new(&["DEVICE", "STATUS", "PHASE", "CAUSE", ">FOR ms", ">LEASE"]);
+    for device in items(&status["devices"]) {
+        table.row([
+            Cell::from(text(&device["id"])),
+            status_cell(&device["status"]),
+            text(&device["phase"]).into(),
+            text(&device["cause"]).into(),
+            text(&device["phase_for_ms"]).into(),
+            text(&device["lease_epoch"]).into(),
+        ]);
+    }
+    terminal.table(&table)
+}
+
+/// `rt histogram`.
+pub fn histogram(
+    session: &mut Session<'_>,
+    terminal: &Terminal,
+    options: &HistogramOptions,
+) -> Result<(), Failure> {
+    let mut params = Map::new();
+    if let Some(name) = &options.control_loop {
+        params.insert("loop".into(), json!(name));
+    }
+    if let Some(name) = &options.bus {
+        params.insert("bus".into(), json!(name));
+    }
+    if let Some(kind) = options.kind {
+        params.insert("kind".into(), json!(kind.name()));
+    }
+    let histogram = session.call("rt.histogram", Value::Object(params))?;
+    if let Some(path) = &options.svg {
+        let written = std::fs::write(path, plot::svg(&histogram));
+        written.map_err(|error| Failure::File {
+            path: path.display().to_string(),
+            error,
+        })?;
+    }
+    if terminal.json {
+        return terminal.json_page(&histogram);
+    }
+    summary(terminal, &histogram)?;
+    bars(terminal, &histogram)?;
+    match &options.svg {
+        Some(path) => terminal.line(format!("\nplot written to {}", path.display())),
+        None => Ok(()),
+    }
+}
+
+fn summary(terminal: &Terminal, histogram: &Value) -> Result<(), Failure> {
+    let quantiles = &histogram["quantiles"];
+    terminal.heading(&format!(
+        "{} of {}: {} values",
+        text(&histogram["kind"]),
+        text(&histogram["source"]),
+        text(&histogram["count"]),
+    ))?;
+    let mut table = Table::new(&[
+        ">MEAN µs",
+        ">p50 µs",
+        ">p90 µs",
+        ">p99 µs",
+        ">p99.9 µs",
+        ">p99.99 µs",
+        ">max µs",
+    ]);
+    table.row([
+        Cell::from(number(&histogram["mean"], 1)),
+        number(&quantiles["p50"], 1).into(),
+        number(&quantiles["p90"], 1).into(),
+        number(&quantiles["p99"], 1).into(),
+        number(&quantiles["p999"], 1).into(),
+        number(&quantiles["p9999"], 1).into(),
+        number(&histogram["max"], 1).into(),
+    ]);
+    terminal.table(&table)?;
+    if histogram["skipped"]
+        .as_u64()
+        .is_some_and(|skipped| skipped > 0)
+    {
+        let text = format!(
+            "{} periods were skipped: no latency stands for them",
+            text(&histogram["skipped"])
+        );
+        terminal.line(terminal.paint(Tone::Warn, &text))?;
+    }
+    Ok(())
+}
+
+/// The buckets as bars, joined into at most [`TEXT_ROWS`] rows; logarithmic, because the rare
+/// values are the ones that matter.
+fn bars(terminal: &Terminal, histogram: &Value) -> Result<(), Failure> {
+    let buckets = plot::buckets(histogram);
+    let (Some(first), Some(last)) = (buckets.first(), buckets.last()) else {
+        return terminal.line("nothing was recorded yet");
+    };
+    terminal.line("")?;
+    let (low, high) = (first.0.max(0.001).ln(), last.0.max(0.002).ln());
+    let step = ((high - low) / TEXT_ROWS as f64).max(0.01);
+    let mut rows: Vec<(f64, u64)> = Vec::new();
+    for (upper, count) in &buckets {
+        let edge = (low + ((upper.max(0.001).ln() - low) / step).ceil() * step).exp();
+        match rows.last_mut() {
+            Some(row) if edge - row.0 < row.0 * 1e-9 => row.1 += count,
+            _ => rows.push((edge, *count)),
+        }
+    }
+    let most = rows.iter().map(|row| row.1).max().unwrap_or(1);
+    let scale = BAR_WIDTH / (most as f64 + 1.0).ln();
+    let mut table = Table::new(&[">UP TO µs", ">COUNT", "LOG SCALE"]);
+    for (edge, count) in rows {
+        let length = ((count as f64 + 1.0).ln() * scale).ceil() as usize;
+        table.row([
+            Cell::from(format!("{edge:.1}")),
+            count.to_string().into(),
+            "▇".repeat(length).into(),
+        ]);
+    }
+    terminal.table(&table)
+}

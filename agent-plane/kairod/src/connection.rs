@@ -1,0 +1,227 @@
+//! One client: reads its requests, runs them, writes what is due to it.
+//!
+//! A connection is the unit of trust and of failure. Garbage, an oversized or an unfinished frame,
+//! a peer that never reads: each ends or slows this connection and no other. Claims and
+//! subscriptions live as long as it does.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use kairo_wire::message::Message;
+use kairo_wire::{Decoder, ErrorCode, ErrorInfo, Frame, FrameKind, Limits, Request, scan};
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::daemon::Daemon;
+use crate::identity::Identity;
+use crate::outgoing::Outgoing;
+use crate::router::refusal;
+use crate::subscription::Subscription;
+
+/// How long a frame may take from its first byte to its last.
+pub const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
+/// Requests of one connection under way at once; more wait in the socket.
+pub const MAX_IN_FLIGHT: usize = 64;
+/// How long a closing connection may take to read what is still due to it.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its number.
+    pub number: u64,
+    /// Who is at the other end.
+    pub identity: Identity,
+    /// What waits to be written.
+    pub outgoing: Outgoing,
+    /// Its subscriptions by name.
+    pub subscriptions: RefCell<BTreeMap<String, Rc<Subscription>>>,
+    /// Subscriptions ever made, for their names.
+    pub next_subscription: Cell<u64>,
+    tasks: RefCell<JoinSet<()>>,
+    in_flight: Cell<usize>,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum End {
+    /// Nobody is there any more to write to.
+    Gone,
+    /// The peer sends nothing more, or sent what cannot be answered further. It may still read.
+    Done,
+}
+
+impl Connection {
+    fn new(number: u64, identity: Identity) -> Self {
+        Self {
+            number,
+            identity,
+            outgoing: Outgoing::default(),
+            subscriptions: RefCell::default(),
+            next_subscription: Cell::new(1),
+            tasks: RefCell::default(),
+            in_flight: Cell::new(0),
+        }
+    }
+
+    /// Requests under way.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.get()
+    }
+
+    /// Runs `task` until it ends or the connection does.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) -> tokio::task::AbortHandle {
+        let mut tasks = self.tasks.borrow_mut();
+        // Those that ended give their memory back here.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_local(task)
+    }
+}
+
+/// Serves a connection to its end.
+pub async fn serve(daemon: Rc<Daemon>, stream: UnixStream) {
+    let Ok(identity) = Identity::of(&stream) else {
+        return; // Whoever the kernel cannot name is not served.
+    };
+    let number = daemon.next_connection();
+    let connection = Rc::new(Connection::new(number, identity));
+    let (reader, writer) = stream.into_split();
+    let opened = Rc::clone(&connection);
+    daemon.connections.borrow_mut().insert(number, opened);
+
+    let writing = async { connection.outgoing.write_to(writer).await };
+    tokio::pin!(writing);
+    let end = tokio::select! {
+        end = read(&daemon, &connection, reader) => end,
+        () = connection.identity.ended() => End::Gone,
+        _ = &mut writing => End::Gone,
+    };
+
+    connection.tasks.borrow_mut().abort_all();
+    connection.subscriptions.borrow_mut().clear();
+    daemon.plane.borrow_mut().holder_gone(number);
+    if end == End::Done {
+        connection.outgoing.close();
+        // A peer that does not read its last response does without.
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, writing).await;
+    }
+    // Counted until its queue is gone: connections that end without reading are memory too.
+    daemon.connections.borrow_mut().remove(&number);
+}
+
+/// Reads frames and starts what they ask for.
+async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, mut socket: OwnedReadHalf) -> End {
+    let mut decoder = Decoder::new(Limits::default());
+    let mut buffer = vec![0; 16 * 1024];
+    let mut due: Option<Instant> = None;
+    loop {
+        loop {
+            match decoder.next_frame() {
+                Ok(Some(frame)) => {
+                    due = None;
+                    if take(daemon, connection, &frame).await.is_err() {
+                        return End::Done;
+                    }
+                    // One request a turn: a read may hold hundreds, and notifications are not
+                    // slowed by their responses.
+                    tokio::task::yield_now().await;
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    let id = scan::salvage_id(decoder.unfinished_payload());
+                    let error = ErrorInfo::new(ErrorCode::InvalidRequest, error.to_string());
+                    connection.outgoing.push(refusal(id, error));
+                    return End::Done;
+                }
+            }
+        }
+        let reading = socket.read(&mut buffer);
+        let count = if decoder.is_mid_frame() {
+            let due = *due.get_or_insert_with(|| Instant::now() + FRAME_TIMEOUT);
+            match tokio::time::timeout_at(due, reading).await {
+                Ok(count) => count,
+                Err(_) => {
+                    let id = scan::salvage_id(decoder.unfinished_payload());
+                    let seconds = FRAME_TIMEOUT.as_secs();
+                    let text = format!("a frame did not arrive whole within {seconds} s");
+                    let error = ErrorInfo::new(ErrorCode::Timeout, text).reason("slow_frame");
+                    connection.outgoing.push(refusal(id, error));
+                    return End::Done;
+                }
+            }
+        } else {
+            reading.await
+        };
+        match count {
+            Ok(0) => return End::Done,
+            Err(_) => return End::Gone,
+            Ok(count) => decoder.feed(&buffer[..count]),
+        }
+    }
+}
+
+/// Takes one frame. An error means that the connection must close.
+async fn take(daemon: &Rc<Daemon>, connection: &Rc<Connection>, frame: &Frame) -> Result<(), ()> {
+    let refuse = |text: String| {
+        let id = scan::salvage_id(&frame.payload);
+        let known = id.is_some();
+        let error = ErrorInfo::new(ErrorCode::InvalidRequest, text);
+        connection.outgoing.push(refusal(id, error));
+        known
+    };
+    if frame.kind != FrameKind::Request {
+        refuse("a client sends request frames only".into());
+        return Err(());
+    }
+    let request = match Request::decode(&frame.payload, &Limits::default()) {
+        Ok(request) => request,
+        // The frame was whole and has an id: the next one may well be fine.
+        Err(error @ kairo_wire::message::MessageError::Shape { .. }) => {
+            return if refuse(error.to_string()) {
+                Ok(())
+            } else {
+                Err(())
+            };
+        }
+        Err(error) => {
+            refuse(error.to_string());
+            return Err(());
+        }
+    };
+    // Back-pressure: no further request is taken while responses pile up.
+    connection.outgoing.room().await;
+    while connection.in_flight.get() >= MAX_IN_FLIGHT {
+        // A response makes room, and rings when it is written.
+        let freed = connection.outgoing.freed.notified();
+        freed.await;
+    }
+    start(daemon, connection, request).await;
+    Ok(())
+}
+
+/// Starts a request; what cannot finish at once goes on beside the reader.
+async fn start(daemon: &Rc<Daemon>, connection: &Rc<Connection>, request: Request) {
+    let mut work = Box::pin(daemon.router.take(daemon, connection, request));
+    let now = std::future::poll_fn(|context| Poll::Ready(work.as_mut().poll(context)));
+    match now.await {
+        Poll::Ready(frame) => connection.outgoing.push(frame),
+        Poll::Pending => {
+            connection.in_flight.set(connection.in_flight.get() + 1);
+            let caller = Rc::clone(connection);
+            connection.spawn(async move {
+                let frame = work.await;
+                caller.in_flight.set(caller.in_flight.get() - 1);
+                caller.outgoing.push(frame);
+                // Also when there was nothing to write: somebody may wait for the place.
+                caller.outgoing.freed.notify_waiters();
+            });
+        }
+    }
+}

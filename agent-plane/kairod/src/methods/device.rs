@@ -1,0 +1,407 @@
+//! `device.*`: what can be moved, who moves it, and moving it.
+//!
+//! kairod checks who may command; what may be commanded is for the real-time plane alone to say,
+//! so that there is one truth about limits and a hostile kairod could change nothing about it.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use kairo_link::abi::{MAX_JOINTS, Mode, Verdict};
+use kairo_wire::{ErrorCode, ErrorInfo};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::claim::{Claim, Draft, Targets};
+use crate::device::Device;
+use crate::refusal;
+use crate::router::{Call, Method, NoParams, Permission};
+use crate::subscription::{Policy, Subscription, deliver_states};
+use crate::views::{DeviceInfo, DeviceSummary};
+
+/// How long kairo-rt may take to give a lease. It answers within a tick of its control thread;
+/// one that takes this long is stuck, and the link is renewed.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause before asking again for a lease whose predecessor is just ending.
+const CLAIM_RETRY: Duration = Duration::from_millis(5);
+/// How long the answer to a command may take: many periods of the slowest loop.
+const SEND_TIMEOUT: Duration = Duration::from_millis(500);
+/// Samples a second at most: a subscription is for watching, not for control.
+const MAX_RATE_HZ: f64 = 200.0;
+
+pub fn methods() -> Vec<Method> {
+    vec![
+        Method::new(
+            "device.list",
+            Permission::Observe,
+            "Lists the devices with their status and holders.",
+            async |call, NoParams {}| Ok(list(&call)),
+        ),
+        Method::new(
+            "device.info",
+            Permission::Observe,
+            "Describes a device: joints, limits, safe action, newest state.",
+            async |call, params| info(&call, &params),
+        ),
+        Method::new(
+            "device.claim",
+            Permission::Actuate,
+            "Claims a device for this connection; gives the epoch that every device.send carries.",
+            claim,
+        ),
+        Method::new(
+            "device.release",
+            Permission::Actuate,
+            "Gives a claim back; the device takes its safe action.",
+            async |call, params| release(&call, &params),
+        ),
+        Method::new(
+            "device.send",
+            Permission::Actuate,
+            "Sends a command on a claim and answers with what the real-time plane decided.",
+            send,
+        ),
+        Method::new(
+            "device.subscribe",
+            Permission::Observe,
+            "Streams a device's state as MsgPack samples.",
+            async |call, params| subscribe(&call, params),
+        ),
+    ]
+}
+
+#[derive(Serialize, JsonSchema)]
+struct List {
+    devices: Vec<DeviceSummary>,
+}
+
+fn list(call: &Call) -> List {
+    let plane = call.daemon.plane.borrow();
+    List {
+        devices: plane.devices().iter().map(Device::summary).collect(),
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct DeviceParams {
+    /// Id or alias: `arm` or `agent://device/arm`.
+    device: String,
+}
+
+fn info(call: &Call, params: &DeviceParams) -> Result<DeviceInfo, ErrorInfo> {
+    let plane = call.daemon.plane.borrow();
+    let index = plane.find(&params.device)?;
+    Ok(plane.devices()[index].info())
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Claimed {
+    /// The device's id.
+    device: String,
+    /// The fencing token. Grows with every claim of any device; zero is never given.
+    epoch: u64,
+    /// Longest time to live of a command, ms.
+    ttl_max_ms: u64,
+}
+
+async fn claim(call: Call, params: DeviceParams) -> Result<Claimed, ErrorInfo> {
+    let started = Instant::now();
+    loop {
+        match claim_once(&call, &params).await {
+            // Nobody holds it here, so this is a lease we closed (or the kairod before us left)
+            // that the control loop has not seen the end of: a matter of a tick or two.
+            Err(error) if is_lease_ending(&error) && started.elapsed() < CLAIM_TIMEOUT => {
+                tokio::time::sleep(CLAIM_RETRY).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Whether kairo-rt, and not kairod, said that the device is taken.
+fn is_lease_ending(error: &ErrorInfo) -> bool {
+    error.code == ErrorCode::Busy && error.reason_name() == "busy"
+}
+
+async fn claim_once(call: &Call, params: &DeviceParams) -> Result<Claimed, ErrorInfo> {
+    let holder = call.connection.identity.view(call.connection.number);
+    let (name, answer) = {
+        let mut plane = call.daemon.plane.borrow_mut();
+        let index = plane.find(&params.device)?;
+        let name = plane.devices()[index].id().to_string();
+        (name, plane.open(index, holder)?)
+    };
+    let epoch = match tokio::time::timeout(CLAIM_TIMEOUT, answer).await {
+        Ok(Ok(answer)) => answer?,
+        Ok(Err(_)) => return Err(refusal::rt_away()),
+        Err(_) => {
+            call.daemon.plane.borrow().break_link();
+            return Err(refusal::rt_away());
+        }
+    };
+    let plane = call.daemon.plane.borrow();
+    // Looked up again: the devices may be others than before the wait.
+    let index = plane.find(&name)?;
+    plane.announce_claim(index, Some(&call.meta));
+    Ok(Claimed {
+        ttl_max_ms: plane.devices()[index].description.ttl_max_ms,
+        device: name,
+        epoch,
+    })
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ReleaseParams {
+    /// Id or alias.
+    device: String,
+    /// The claim's epoch; absent means the one this connection has.
+    epoch: Option<u64>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Released {
+    /// The device's id.
+    device: String,
+    /// The epoch that ended.
+    epoch: u64,
+}
+
+fn release(call: &Call, params: &ReleaseParams) -> Result<Released, ErrorInfo> {
+    let mut plane = call.daemon.plane.borrow_mut();
+    let index = plane.find(&params.device)?;
+    let connection = call.connection.number;
+    let epoch = plane.release(index, connection, params.epoch, Some(&call.meta))?;
+    let device = plane.devices()[index].id().to_string();
+    Ok(Released { device, epoch })
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SendParams {
+    /// Id or alias.
+    device: String,
+    /// The epoch that device.claim gave.
+    epoch: u64,
+    /// What to do.
+    command: CommandParams,
+    /// How long the command stays in force, ms. Then the device takes its safe action.
+    ttl_ms: u64,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct CommandParams {
+    /// `position` moves, `stop` slows down and holds.
+    mode: ModeName,
+    /// Where to, with mode `position`.
+    positions: Option<Positions>,
+    /// Fraction of the velocity limits to use, above 0 up to 1; 1 if absent.
+    velocity_scale: Option<f64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum ModeName {
+    Position,
+    Stop,
+}
+
+/// Target positions, rad: all joints in order, or some by name. Joints that are not named keep the
+/// target of the command in force; when none is in force, what they are commanded to now.
+#[derive(Deserialize, JsonSchema)]
+#[serde(
+    untagged,
+    expecting = "a map of joint names to rad, or a list of rad for all joints"
+)]
+enum Positions {
+    ByName(BTreeMap<String, f64>),
+    InOrder(Vec<f64>),
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Sent {
+    /// Number of the command within the claim.
+    sequence: u64,
+    /// Tick of the control loop from which it is in force.
+    tick: u64,
+    /// When that tick ran, CLOCK_MONOTONIC ns.
+    applied_ns: u64,
+    /// When it expires, CLOCK_MONOTONIC ns.
+    expires_ns: u64,
+}
+
+async fn send(call: Call, params: SendParams) -> Result<Sent, ErrorInfo> {
+    let waiting = call.patience(SEND_TIMEOUT);
+    let (index, description, (sequence, answer)) = {
+        let mut plane = call.daemon.plane.borrow_mut();
+        let index = plane.find(&params.device)?;
+        let sent = plane.push(
+            index,
+            call.connection.number,
+            params.epoch,
+            |device, claim| draft(&params, device, claim),
+        )?;
+        (index, plane.devices()[index].description.clone(), sent)
+    };
+    let reply = match tokio::time::timeout(waiting, answer).await {
+        Ok(Ok(reply)) => reply,
+        Ok(Err(_)) => return Err(call.daemon.plane.borrow().orphaned(index, params.epoch)),
+        Err(_) => {
+            let waited_ms = waiting.as_millis();
+            return Err(refusal::no_reply(&description.name, sequence, waited_ms));
+        }
+    };
+    if reply.verdict != Verdict::Accepted as u32 {
+        return Err(refusal::verdict(&description, &reply, params.ttl_ms));
+    }
+    Ok(Sent {
+        sequence,
+        tick: reply.tick,
+        applied_ns: reply.time_ns,
+        expires_ns: reply.expires_ns,
+    })
+}
+
+fn draft(params: &SendParams, device: &Device, claim: &Claim) -> Result<Draft, ErrorInfo> {
+    let joints = device.description.joints.len();
+    let command = &params.command;
+    let targets = match (command.mode, &command.positions) {
+        (ModeName::Stop, None) => [0.0; MAX_JOINTS],
+        (ModeName::Position, Some(Positions::InOrder(list))) => in_order(device, list)?,
+        (ModeName::Position, Some(Positions::ByName(map))) => by_name(device, claim, map)?,
+        (ModeName::Stop, Some(_)) => {
+            return Err(invalid(
+                "mode \"stop\" takes no `positions`; leave them out",
+            ));
+        }
+        (ModeName::Position, None) => {
+            return Err(invalid("mode \"position\" needs `positions`"));
+        }
+    };
+    Ok(Draft {
+        mode: match command.mode {
+            ModeName::Position => Mode::Position as u32,
+            ModeName::Stop => Mode::Stop as u32,
+        },
+        joint_count: u32::try_from(joints).unwrap_or(u32::MAX),
+        targets,
+        velocity_scale: command.velocity_scale.unwrap_or(1.0),
+        ttl_ns: params.ttl_ms.saturating_mul(1_000_000),
+        sets_targets: command.mode == ModeName::Position,
+    })
+}
+
+fn invalid(text: impl Into<String>) -> ErrorInfo {
+    ErrorInfo::new(ErrorCode::InvalidParams, text)
+}
+
+fn in_order(device: &Device, list: &[f64]) -> Result<Targets, ErrorInfo> {
+    let joints = device.description.joints.len();
+    if list.len() != joints || joints > MAX_JOINTS {
+        let text = format!(
+            "{:?} has {joints} joints and `positions` lists {}; name the joints to move only some",
+            device.id(),
+            list.len()
+        );
+        return Err(invalid(text).reason("joint_count"));
+    }
+    let mut targets = [0.0; MAX_JOINTS];
+    targets[..joints].copy_from_slice(list);
+    Ok(targets)
+}
+
+fn by_name(
+    device: &Device,
+    claim: &Claim,
+    map: &BTreeMap<String, f64>,
+) -> Result<Targets, ErrorInfo> {
+    let joints = &device.description.joints;
+    if map.is_empty() {
+        return Err(invalid("`positions` names no joint"));
+    }
+    let complete = joints.iter().all(|joint| map.contains_key(&joint.name));
+    let base = if complete {
+        Some([0.0; MAX_JOINTS])
+    } else {
+        claim.targets_in_force().or_else(|| device.setpoints())
+    };
+    let Some(mut targets) = base else {
+        let text = format!(
+            "no state of {:?} is known yet to complete the joints that are not named; try again",
+            device.id()
+        );
+        let error = ErrorInfo::new(ErrorCode::Unavailable, text).reason("no_state");
+        return Err(error.retry(Some(50)));
+    };
+    for (name, position) in map {
+        let index = joints.iter().position(|joint| joint.name == *name);
+        let Some(target) = index.and_then(|index| targets.get_mut(index)) else {
+            let known: Vec<&str> = joints.iter().map(|joint| joint.name.as_str()).collect();
+            let shown: String = name.chars().take(64).collect();
+            let text = format!(
+                "{:?} has no joint {shown:?}; it has: {}",
+                device.id(),
+                known.join(", ")
+            );
+            return Err(invalid(text).reason("unknown_joint").with("joint", shown));
+        };
+        *target = *position;
+    }
+    Ok(targets)
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SubscribeParams {
+    /// Id or alias.
+    device: String,
+    /// Samples a second, above 0 up to 200; 20 if absent.
+    rate_hz: Option<f64>,
+    /// What happens when the reader is slow; `drop` if absent.
+    #[serde(default)]
+    policy: Policy,
+    /// Bytes of frames it may deliver before `stream.credit` grants more; absent means that only
+    /// the connection's queue limits it.
+    credit_bytes: Option<u64>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Subscribed {
+    /// Name of the subscription, as its chunks carry it.
+    subscription: String,
+    /// Name of the stream.
+    stream: String,
+    /// What `data` of a chunk is: `msgpack`, one sample.
+    format: &'static str,
+}
+
+fn subscribe(call: &Call, params: SubscribeParams) -> Result<Subscribed, ErrorInfo> {
+    let rate_hz = params.rate_hz.unwrap_or(20.0);
+    // Also refuses NaN. The lower bound keeps the period within what a timer can hold.
+    if !(0.01..=MAX_RATE_HZ).contains(&rate_hz) {
+        let text = format!("rate_hz is {rate_hz}, allowed is 0.01 to {MAX_RATE_HZ}");
+        return Err(ErrorInfo::new(ErrorCode::Limit, text).reason("rate_hz"));
+    }
+    let device = {
+        let plane = call.daemon.plane.borrow();
+        let index = plane.find(&params.device)?;
+        plane.devices()[index].id().to_string()
+    };
+    let connection = &call.connection;
+    let subscription = Subscription::register(connection, params.policy, params.credit_bytes)?;
+    let delivery = deliver_states(
+        Rc::clone(&call.daemon),
+        Rc::clone(connection),
+        Rc::clone(&subscription),
+        device.clone(),
+        Duration::from_secs_f64(1.0 / rate_hz),
+    );
+    subscription.run(connection, delivery);
+    Ok(Subscribed {
+        subscription: subscription.name.clone(),
+        stream: format!("device/{device}/state"),
+        format: "msgpack",
+    })
+}

@@ -1,0 +1,234 @@
+//! `kernel.*`: is it there, what does it offer, who am I to it.
+
+use kairo_link::MonoNs;
+use kairo_wire::{ErrorCode, ErrorInfo, Limits};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::connection::{FRAME_TIMEOUT, MAX_IN_FLIGHT};
+use crate::outgoing;
+use crate::router::{Call, Method, NoParams, Permission};
+use crate::topics;
+use crate::views::Peer;
+
+/// Optional features that a client can ask for.
+const FEATURES: &[&str] = &["credit"];
+
+pub fn methods() -> Vec<Method> {
+    vec![
+        Method::new(
+            "kernel.ping",
+            Permission::Observe,
+            "Answers at once, with the machine's monotonic time.",
+            async |_, NoParams {}| Ok(ping()),
+        ),
+        Method::new(
+            "kernel.hello",
+            Permission::Observe,
+            "Negotiates features and says the limits and who the caller is to the kernel.",
+            async |call, params| Ok(hello(&call, &params)),
+        ),
+        Method::new(
+            "kernel.introspect",
+            Permission::Observe,
+            "Lists methods with schemas and permissions, topics and error codes.",
+            async |call, params| introspect(&call, &params),
+        ),
+        Method::new(
+            "kernel.diagnostics",
+            Permission::Admin,
+            "Shows every connection with its peer, queue and subscriptions.",
+            async |call, NoParams {}| Ok(diagnostics(&call)),
+        ),
+    ]
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Pong {
+    /// CLOCK_MONOTONIC, ns.
+    monotonic_ns: u64,
+}
+
+fn ping() -> Pong {
+    Pong {
+        monotonic_ns: MonoNs::now().0,
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct HelloParams {
+    /// Features the client would like.
+    #[serde(default)]
+    features: Vec<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Hello {
+    /// Version of the wire protocol.
+    protocol: u32,
+    /// Name and version of this kernel.
+    server: String,
+    /// What was asked for and is granted.
+    features: Vec<&'static str>,
+    /// What could be asked for.
+    features_offered: &'static [&'static str],
+    /// What a client must keep within.
+    limits: HelloLimits,
+    /// The caller, as the machine's kernel identifies it.
+    identity: Peer,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct HelloLimits {
+    /// Longest request, response and event, bytes.
+    control_bytes: usize,
+    /// Longest stream chunk, bytes.
+    chunk_bytes: usize,
+    /// Deepest nesting.
+    depth: usize,
+    /// Most values in a message.
+    values: usize,
+    /// Requests of a connection under way at once.
+    in_flight: usize,
+    /// Bytes that may wait for a slow reader before pushes are held back.
+    outgoing_bytes: usize,
+    /// How long a frame may take from first to last byte, ms.
+    frame_timeout_ms: u64,
+}
+
+fn hello(call: &Call, params: &HelloParams) -> Hello {
+    let asked = |feature: &&&str| params.features.iter().any(|asked| asked == **feature);
+    let limits = Limits::default();
+    Hello {
+        protocol: u32::from(kairo_wire::frame::VERSION),
+        server: concat!("kairod ", env!("CARGO_PKG_VERSION")).into(),
+        features: FEATURES.iter().filter(asked).copied().collect(),
+        features_offered: FEATURES,
+        limits: HelloLimits {
+            control_bytes: limits.control_bytes,
+            chunk_bytes: limits.chunk_bytes,
+            depth: limits.depth,
+            values: limits.values,
+            in_flight: MAX_IN_FLIGHT,
+            outgoing_bytes: outgoing::LIMIT_BYTES,
+            frame_timeout_ms: FRAME_TIMEOUT.as_millis() as u64,
+        },
+        identity: call.connection.identity.view(call.connection.number),
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct IntrospectParams {
+    /// Only this method.
+    method: Option<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Introspection {
+    /// Version of the wire protocol.
+    protocol: u32,
+    /// The methods, by name.
+    methods: Vec<MethodView>,
+    /// Topics that are published.
+    topics: Vec<TopicView>,
+    /// Error codes.
+    errors: Vec<String>,
+    /// SHA-256 of the methods, to know whether a cached copy is still good.
+    digest: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct MethodView {
+    name: &'static str,
+    summary: &'static str,
+    permission: Permission,
+    /// JSON Schema.
+    params: serde_json::Value,
+    /// JSON Schema.
+    result: serde_json::Value,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct TopicView {
+    topic: &'static str,
+    aliases: Vec<String>,
+    summary: &'static str,
+}
+
+fn view(method: &Method) -> MethodView {
+    MethodView {
+        name: method.name,
+        summary: method.summary,
+        permission: method.permission,
+        params: method.params.clone(),
+        result: method.result.clone(),
+    }
+}
+
+fn introspect(call: &Call, params: &IntrospectParams) -> Result<Introspection, ErrorInfo> {
+    let router = &call.daemon.router;
+    let methods: Vec<MethodView> = match &params.method {
+        Some(name) => vec![view(router.find(name)?)],
+        None => router.methods().iter().map(view).collect(),
+    };
+    let text = serde_json::to_vec(&methods)
+        .map_err(|error| ErrorInfo::new(ErrorCode::Internal, error.to_string()))?;
+    let digest = Sha256::digest(&text);
+    Ok(Introspection {
+        protocol: u32::from(kairo_wire::frame::VERSION),
+        methods,
+        topics: topics::TOPICS
+            .iter()
+            .map(|(topic, summary)| TopicView {
+                topic,
+                aliases: topics::aliases(topic),
+                summary,
+            })
+            .collect(),
+        errors: ErrorCode::ALL.iter().map(ToString::to_string).collect(),
+        digest: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+    })
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Diagnostics {
+    /// Requests taken since the start.
+    requests: u64,
+    /// Requests refused since the start.
+    refusals: u64,
+    /// Connections turned away because there were too many.
+    refused_connections: u64,
+    /// The connections.
+    connections: Vec<ConnectionView>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ConnectionView {
+    peer: Peer,
+    /// Bytes that wait to be written.
+    outgoing_bytes: usize,
+    /// Requests under way.
+    in_flight: usize,
+    /// Names of its subscriptions.
+    subscriptions: Vec<String>,
+}
+
+fn diagnostics(call: &Call) -> Diagnostics {
+    let (requests, refusals) = call.daemon.router.counts();
+    let connections = call.daemon.connections.borrow();
+    let connections = connections.values().map(|connection| ConnectionView {
+        peer: connection.identity.view(connection.number),
+        outgoing_bytes: connection.outgoing.bytes(),
+        in_flight: connection.in_flight(),
+        subscriptions: connection.subscriptions.borrow().keys().cloned().collect(),
+    });
+    Diagnostics {
+        requests,
+        refusals,
+        refused_connections: call.daemon.refused_connections.get(),
+        connections: connections.collect(),
+    }
+}

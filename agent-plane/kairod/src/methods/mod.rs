@@ -1,0 +1,60 @@
+//! The methods, one file a namespace. Each gives its rows of the table; the types beside a handler
+//! are the method's public schema.
+
+mod device;
+mod event;
+mod kernel;
+mod rt;
+mod system;
+
+use crate::router::Method;
+
+/// Every row.
+pub fn all() -> Vec<Method> {
+    let namespaces = [
+        kernel::methods(),
+        system::methods(),
+        device::methods(),
+        rt::methods(),
+        event::methods(),
+    ];
+    namespaces.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_row_has_a_sentence_and_schemas_that_refuse_unknown_keys() {
+        for method in super::all() {
+            let name = method.name;
+            assert!(name.contains('.'), "{name}");
+            assert!(method.summary.ends_with('.'), "{name}: {}", method.summary);
+            assert_eq!(method.params["additionalProperties"], false, "{name}");
+            assert!(method.result["type"] == "object", "{name}");
+        }
+    }
+
+    #[test]
+    fn the_reference_names_every_method_topic_and_code() {
+        let reference = include_str!("../../../../docs/reference/ipc.md");
+        let methods = super::all()
+            .into_iter()
+            .map(|method| method.name.to_string());
+        let topics = crate::topics::TOPICS
+            .iter()
+            .map(|(topic, _)| (*topic).to_string());
+        let codes = kairo_wire::ErrorCode::ALL.iter().map(ToString::to_string);
+        for name in methods.chain(topics).chain(codes) {
+            assert!(reference.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+
+    #[test]
+    fn no_name_is_given_twice() {
+        let mut names: Vec<&str> = super::all().iter().map(|method| method.name).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}

@@ -1,0 +1,473 @@
+//! `rt.*`: what the real-time plane counts, read from its statistics segment. Reading disturbs
+//! nothing there: the segment is mapped read-only and written with relaxed stores.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kairo_link::MonoNs;
+use kairo_link::control::{BringupCheck, BusDescription, LoopDescription, Welcome};
+use kairo_link::histogram::{Histogram, Snapshot};
+use kairo_link::stats::{BusStats, LoopStats, ServoStats, StatsBlock, ThreadStats};
+use kairo_wire::{ErrorCode, ErrorInfo};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::device::Device;
+use crate::refusal;
+use crate::router::{Call, Method, NoParams, Permission};
+use crate::views::{self, Status};
+
+pub fn methods() -> Vec<Method> {
+    vec![
+        Method::new(
+            "rt.status",
+            Permission::Observe,
+            "Shows bring-up, loops, buses and devices of the real-time plane.",
+            async |call, NoParams {}| Ok(status(&call)),
+        ),
+        Method::new(
+            "rt.histogram",
+            Permission::Observe,
+            "Gives a latency histogram of a loop or a bus: quantiles and filled buckets.",
+            async |call, params| histogram(&call, &params),
+        ),
+    ]
+}
+
+#[derive(Serialize, JsonSchema)]
+struct RtStatus {
+    /// Whether the link to kairo-rt is up. When it is not, the rest is empty.
+    connected: bool,
+    /// Version of kairo-rt.
+    build: String,
+    /// The robot's name.
+    robot: String,
+    /// Whether the loops run armed.
+    armed: bool,
+    /// Since arming, s; none before.
+    armed_for_s: Option<f64>,
+    /// Memory locked at arming, bytes.
+    locked_bytes: u64,
+    /// What bring-up asked of the kernel and read back.
+    bringup: Vec<BringupView>,
+    loops: Vec<LoopView>,
+    buses: Vec<BusView>,
+    devices: Vec<PhaseView>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct BringupView {
+    /// `process`, or a thread's name.
+    scope: String,
+    /// Name of the check.
+    check: String,
+    wanted: String,
+    found: String,
+    ok: bool,
+    /// Whether strict mode refuses to arm without it.
+    required: bool,
+    /// The command that fixes it; empty when it is fine.
+    fix: String,
+}
+
+impl From<&BringupCheck> for BringupView {
+    fn from(check: &BringupCheck) -> Self {
+        Self {
+            scope: check.scope.clone(),
+            check: check.check.clone(),
+            wanted: check.wanted.clone(),
+            found: check.found.clone(),
+            ok: check.ok,
+            required: check.required,
+            fix: check.fix.clone(),
+        }
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+struct LoopView {
+    name: String,
+    period_us: u64,
+    /// SCHED_FIFO priority.
+    priority: u32,
+    /// The core it is pinned to; none when not pinned.
+    core: Option<u32>,
+    /// Ticks run since arming.
+    ticks: u64,
+    /// Periods skipped since arming.
+    skipped: u64,
+    /// Whether elapsed periods = ticks + skipped has held at every check.
+    identity_holds: bool,
+    /// Overruns because the wake-up came late.
+    overruns_late_wake: u64,
+    /// Overruns because the tick ran long.
+    overruns_long_execution: u64,
+    /// Wake-up time minus planned time.
+    lateness_us: Quantiles,
+    /// Duration of the tick.
+    execution_us: Quantiles,
+    /// Age of commands when accepted.
+    command_age_us: Quantiles,
+    thread: ThreadView,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ThreadView {
+    /// Kernel thread id; zero until it runs.
+    tid: u64,
+    /// Since arming, like all below.
+    minor_faults: u64,
+    major_faults: u64,
+    voluntary_switches: u64,
+    involuntary_switches: u64,
+    /// Heap allocations.
+    allocations: u64,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct BusView {
+    name: String,
+    /// The port as configured.
+    port: String,
+    /// The device node it resolved to; empty while absent.
+    path: String,
+    connected: bool,
+    /// Read-and-write cycles since arming.
+    cycles: u64,
+    /// Times the bus was lost.
+    losses: u64,
+    /// Received bytes that belonged to no packet.
+    garbage_bytes: u64,
+    /// From the first byte sent to the last reply of a cycle.
+    round_trip_us: Quantiles,
+    thread: ThreadView,
+    servos: Vec<ServoView>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ServoView {
+    id: u8,
+    /// Good replies.
+    replies: u64,
+    /// Replies that did not come in time.
+    timeouts: u64,
+    /// Replies with a wrong checksum or shape.
+    bad_packets: u64,
+    /// Replies that carried status error bits.
+    status_errors: u64,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct PhaseView {
+    id: String,
+    status: Status,
+    phase: Option<&'static str>,
+    cause: Option<&'static str>,
+    /// How long it has been in that phase, ms.
+    phase_for_ms: Option<u64>,
+    /// Epoch of the lease in force; zero when there is none.
+    lease_epoch: Option<u64>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Quantiles {
+    count: u64,
+    mean: f64,
+    p50: f64,
+    p99: f64,
+    p999: f64,
+    max: f64,
+}
+
+impl From<&Histogram> for Quantiles {
+    fn from(histogram: &Histogram) -> Self {
+        let snapshot = histogram.snapshot();
+        let quantile = |share| microseconds(snapshot.quantile_ns(share));
+        Self {
+            count: snapshot.count,
+            mean: microseconds(snapshot.mean_ns()),
+            p50: quantile(0.5),
+            p99: quantile(0.99),
+            p999: quantile(0.999),
+            max: microseconds(snapshot.max_ns),
+        }
+    }
+}
+
+fn microseconds(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1000.0
+}
+
+fn count(word: &AtomicU64) -> u64 {
+    word.load(Ordering::Relaxed)
+}
+
+fn status(call: &Call) -> RtStatus {
+    let plane = call.daemon.plane.borrow();
+    let known = Welcome::default();
+    let (welcome, stats) = match plane.stats() {
+        Some(stats) => (plane.welcome(), Some(stats.block())),
+        None => (&known, None),
+    };
+    let armed_ns = stats.map_or(0, |block| count(&block.armed_ns));
+    let armed_for = MonoNs::now().duration_since(MonoNs(armed_ns));
+    RtStatus {
+        connected: stats.is_some(),
+        build: welcome.build.clone(),
+        robot: welcome.robot.clone(),
+        armed: welcome.armed,
+        armed_for_s: (armed_ns != 0).then_some(armed_for.as_secs_f64()),
+        locked_bytes: stats.map_or(0, |block| count(&block.locked_bytes)),
+        bringup: welcome.bringup.iter().map(BringupView::from).collect(),
+        loops: stats.map_or_else(Vec::new, |block| {
+            let pairs = welcome.loops.iter().zip(&block.loops);
+            pairs
+                .map(|(described, stats)| loop_view(described, stats))
+                .collect()
+        }),
+        buses: stats.map_or_else(Vec::new, |block| {
+            let pairs = welcome.buses.iter().zip(&block.buses);
+            pairs
+                .map(|(described, stats)| bus_view(described, stats))
+                .collect()
+        }),
+        devices: plane.devices().iter().map(phase_view).collect(),
+    }
+}
+
+fn loop_view(described: &LoopDescription, stats: &LoopStats) -> LoopView {
+    LoopView {
+        name: described.name.clone(),
+        period_us: described.period_us,
+        priority: described.priority,
+        core: described.core,
+        ticks: count(&stats.ticks),
+        skipped: count(&stats.skipped),
+        identity_holds: count(&stats.identity_broken) == 0,
+        overruns_late_wake: count(&stats.overruns_late_wake),
+        overruns_long_execution: count(&stats.overruns_long_execution),
+        lateness_us: (&stats.lateness).into(),
+        execution_us: (&stats.execution).into(),
+        command_age_us: (&stats.command_age).into(),
+        thread: thread_view(&stats.thread),
+    }
+}
+
+fn thread_view(stats: &ThreadStats) -> ThreadView {
+    ThreadView {
+        tid: count(&stats.tid),
+        minor_faults: count(&stats.minor_faults),
+        major_faults: count(&stats.major_faults),
+        voluntary_switches: count(&stats.voluntary_switches),
+        involuntary_switches: count(&stats.involuntary_switches),
+        allocations: count(&stats.allocations),
+    }
+}
+
+fn bus_view(described: &BusDescription, stats: &BusStats) -> BusView {
+    let servo = |(id, stats): (&u8, &ServoStats)| ServoView {
+        id: *id,
+        replies: count(&stats.replies),
+        timeouts: count(&stats.timeouts),
+        bad_packets: count(&stats.bad_packets),
+        status_errors: count(&stats.status_errors),
+    };
+    BusView {
+        name: described.name.clone(),
+        port: described.port.clone(),
+        path: described.path.clone(),
+        connected: count(&stats.connected) != 0,
+        cycles: count(&stats.cycles),
+        losses: count(&stats.losses),
+        garbage_bytes: count(&stats.garbage_bytes),
+        round_trip_us: (&stats.round_trip).into(),
+        thread: thread_view(&stats.thread),
+        servos: described
+            .servo_ids
+            .iter()
+            .zip(&stats.servos)
+            .map(servo)
+            .collect(),
+    }
+}
+
+fn phase_view(device: &Device) -> PhaseView {
+    let state = device.newest();
+    let now = MonoNs::now();
+    PhaseView {
+        id: device.id().to_string(),
+        status: device.status(),
+        phase: state.and_then(views::phase),
+        cause: state.and_then(views::cause),
+        phase_for_ms: state.map(|state| now.since_ns(MonoNs(state.phase_since_ns)) / 1_000_000),
+        lease_epoch: state.map(|state| state.lease_epoch),
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct HistogramParams {
+    /// Name of a loop; with one loop it may be left out.
+    #[serde(rename = "loop")]
+    control_loop: Option<String>,
+    /// Name of a bus; with one bus it may be left out.
+    bus: Option<String>,
+    /// What to show; `lateness` if absent, or `round_trip` when `bus` is given.
+    kind: Option<KindName>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum KindName {
+    /// Of a loop: wake-up time minus planned time.
+    Lateness,
+    /// Of a loop: duration of the tick.
+    Execution,
+    /// Of a loop: age of commands when accepted.
+    CommandAge,
+    /// Of a bus: from the first byte sent to the last reply of a cycle.
+    RoundTrip,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct HistogramView {
+    /// The loop or bus.
+    source: String,
+    kind: KindName,
+    /// `us`: every number below but the counts is microseconds.
+    unit: &'static str,
+    count: u64,
+    mean: f64,
+    max: f64,
+    quantiles: QuantileView,
+    /// The filled buckets, ascending. A bucket is at most 3.2 % wide.
+    buckets: Vec<BucketView>,
+    /// Of a loop: its period.
+    period_us: Option<u64>,
+    /// Of a loop: periods skipped, which no latency stands for.
+    skipped: Option<u64>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct QuantileView {
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    p999: f64,
+    p9999: f64,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct BucketView {
+    /// Largest value of the bucket.
+    upper: f64,
+    count: u64,
+}
+
+fn histogram(call: &Call, params: &HistogramParams) -> Result<HistogramView, ErrorInfo> {
+    let plane = call.daemon.plane.borrow();
+    let stats = plane.stats().ok_or_else(refusal::rt_away)?;
+    let fallback = match params.bus {
+        Some(_) => KindName::RoundTrip,
+        None => KindName::Lateness,
+    };
+    let kind = params.kind.unwrap_or(fallback);
+    if kind == KindName::RoundTrip {
+        bus_histogram(plane.welcome(), stats.block(), params)
+    } else {
+        loop_histogram(plane.welcome(), stats.block(), params, kind)
+    }
+}
+
+fn loop_histogram(
+    welcome: &Welcome,
+    block: &StatsBlock,
+    params: &HistogramParams,
+    kind: KindName,
+) -> Result<HistogramView, ErrorInfo> {
+    if params.bus.is_some() {
+        return Err(mismatch("a bus has only the kind \"round_trip\""));
+    }
+    let names: Vec<&str> = welcome
+        .loops
+        .iter()
+        .map(|known| known.name.as_str())
+        .collect();
+    let index = choose("loop", &names, params.control_loop.as_deref())?;
+    let stats = &block.loops[index];
+    let histogram = match kind {
+        KindName::Execution => &stats.execution,
+        KindName::CommandAge => &stats.command_age,
+        KindName::Lateness | KindName::RoundTrip => &stats.lateness,
+    };
+    let mut view = histogram_view(names[index], kind, &histogram.snapshot());
+    view.period_us = Some(welcome.loops[index].period_us);
+    view.skipped = Some(count(&stats.skipped));
+    Ok(view)
+}
+
+fn bus_histogram(
+    welcome: &Welcome,
+    block: &StatsBlock,
+    params: &HistogramParams,
+) -> Result<HistogramView, ErrorInfo> {
+    if params.control_loop.is_some() {
+        return Err(mismatch(
+            "the kind \"round_trip\" is one of a bus, not of a loop",
+        ));
+    }
+    let names: Vec<&str> = welcome
+        .buses
+        .iter()
+        .map(|known| known.name.as_str())
+        .collect();
+    let index = choose("bus", &names, params.bus.as_deref())?;
+    let snapshot = block.buses[index].round_trip.snapshot();
+    Ok(histogram_view(names[index], KindName::RoundTrip, &snapshot))
+}
+
+fn mismatch(text: &str) -> ErrorInfo {
+    ErrorInfo::new(ErrorCode::InvalidParams, text)
+}
+
+/// The one that is asked for, or the only one. Welcomes hold no more than the block has room for.
+fn choose(what: &str, names: &[&str], wanted: Option<&str>) -> Result<usize, ErrorInfo> {
+    let found = match wanted {
+        Some(wanted) => names.iter().position(|name| *name == wanted),
+        None if names.len() == 1 => Some(0),
+        None => None,
+    };
+    found.ok_or_else(|| {
+        let known = names.join(", ");
+        let text = match wanted {
+            Some(wanted) => format!("there is no {what} {wanted:?}; there are: {known}"),
+            None => format!("name a {what}; there are: {known}"),
+        };
+        ErrorInfo::new(ErrorCode::NotFound, text).reason("unknown_source")
+    })
+}
+
+fn histogram_view(source: &str, kind: KindName, snapshot: &Snapshot) -> HistogramView {
+    let quantile = |share| microseconds(snapshot.quantile_ns(share));
+    let bucket = |(upper_ns, count)| BucketView {
+        upper: microseconds(upper_ns),
+        count,
+    };
+    HistogramView {
+        source: source.into(),
+        kind,
+        unit: "us",
+        count: snapshot.count,
+        mean: microseconds(snapshot.mean_ns()),
+        max: microseconds(snapshot.max_ns),
+        quantiles: QuantileView {
+            p50: quantile(0.5),
+            p90: quantile(0.9),
+            p99: quantile(0.99),
+            p999: quantile(0.999),
+            p9999: quantile(0.9999),
+        },
+        buckets: snapshot.filled().map(bucket).collect(),
+        period_us: None,
+        skipped: None,
+    }
+}

@@ -1,0 +1,112 @@
+//! What waits to be written to one connection: a queue bounded in bytes.
+//!
+//! Events and chunks enter only while there is room ([`Outgoing::has_room`]); their policy decides
+//! what happens otherwise. Responses always enter, because the reader stops taking requests while
+//! there is no room ([`Outgoing::room`]): so the queue holds at most [`LIMIT_BYTES`], one frame
+//! more, and the responses of the requests in flight. A peer that does not read fills its own
+//! queue and nothing else.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::Notify;
+
+/// Bytes a connection may have waiting before pushes are held back.
+pub const LIMIT_BYTES: usize = 256 * 1024;
+
+/// The queue.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    frames: RefCell<VecDeque<Vec<u8>>>,
+    bytes: Cell<usize>,
+    closed: Cell<bool>,
+    filled: Notify,
+    /// Rung when room was made; also by credit, so that a subscription waits in one place.
+    pub freed: Notify,
+}
+
+impl Outgoing {
+    /// Bytes that wait.
+    pub fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
+    /// Whether a push of `length` bytes may enter. One longer than the limit may when the queue is
+    /// empty, or it never could.
+    pub fn has_room(&self, length: usize) -> bool {
+        let waiting = self.bytes.get();
+        waiting == 0 || waiting.saturating_add(length) <= LIMIT_BYTES
+    }
+
+    /// Appends a frame whatever the room is.
+    pub fn push(&self, frame: Vec<u8>) {
+        if self.closed.get() || frame.is_empty() {
+            return;
+        }
+        self.bytes.set(self.bytes.get() + frame.len());
+        self.frames.borrow_mut().push_back(frame);
+        self.filled.notify_one();
+    }
+
+    /// Returns once there is room for anything at all.
+    pub async fn room(&self) {
+        loop {
+            let freed = self.freed.notified();
+            tokio::pin!(freed);
+            // Registered before the check, so that room made in between is not missed.
+            freed.as_mut().enable();
+            if self.bytes.get() < LIMIT_BYTES {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    /// Lets nothing more in; what waits is still written.
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.filled.notify_one();
+    }
+
+    /// Writes frames until the queue is closed and empty, or the peer is gone.
+    pub async fn write_to(&self, mut socket: OwnedWriteHalf) -> std::io::Result<()> {
+        loop {
+            let next = self.frames.borrow_mut().pop_front();
+            match next {
+                Some(frame) => {
+                    socket.write_all(&frame).await?;
+                    // Counted until it is written: a frame half-way through is memory too.
+                    self.bytes.set(self.bytes.get().saturating_sub(frame.len()));
+                    self.freed.notify_waiters();
+                }
+                None if self.closed.get() => return socket.shutdown().await,
+                None => self.filled.notified().await,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pushes_are_held_back_at_the_limit_and_responses_are_not() {
+        let queue = Outgoing::default();
+        assert!(queue.has_room(LIMIT_BYTES));
+        queue.push(vec![0; LIMIT_BYTES]);
+        assert!(!queue.has_room(1));
+        queue.push(vec![0; 10]);
+        assert_eq!(queue.bytes(), LIMIT_BYTES + 10);
+    }
+
+    #[test]
+    fn a_frame_beyond_the_limit_enters_an_empty_queue_only() {
+        let queue = Outgoing::default();
+        assert!(queue.has_room(LIMIT_BYTES * 4));
+        queue.push(vec![0; 1]);
+        assert!(!queue.has_room(LIMIT_BYTES * 4));
+    }
+}

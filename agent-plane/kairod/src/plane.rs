@@ -1,0 +1,465 @@
+//! The real-time plane as the agent plane knows it: the link, the devices, and who claimed what.
+//!
+//! Everything here is memory: no function waits. [`crate::link`] does the I/O and calls in with
+//! what it heard; methods call in with what clients want. Claims belong to a connection and to a
+//! link: they end with whichever ends first.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use kairo_link::abi::{Command, Phase, Reply};
+use kairo_link::control::{Request, Welcome};
+use kairo_link::ring::{Consumer, Producer, PushError};
+use kairo_link::stats::Stats;
+use kairo_wire::{ErrorCode, ErrorInfo, Meta, Value};
+use tokio::sync::oneshot;
+
+use crate::claim::{Claim, Draft};
+use crate::device::{ALIAS_PREFIX, Device, Standing};
+use crate::events::{EventBus, map};
+use crate::link::Session;
+use crate::refusal;
+use crate::topics;
+use crate::views::{Peer, Status};
+
+/// Ended claims that are remembered, to tell a late command why its epoch is stale.
+const REMEMBERED_CLAIMS: usize = 64;
+
+/// The answer to a claim: the epoch, or why not.
+pub type ClaimAnswer = Result<u64, ErrorInfo>;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Plane {
+    bus: Rc<EventBus>,
+    session: Option<Session>,
+    welcome: Welcome,
+    devices: Vec<Device>,
+    openings: BTreeMap<u64, oneshot::Sender<ClaimAnswer>>,
+    next_request: u64,
+    ended: VecDeque<(u64, String)>,
+}
+
+/// The plane, shared by everything on kairod's one thread. Never borrowed across an await.
+pub type SharedPlane = Rc<RefCell<Plane>>;
+
+impl Plane {
+    /// Nothing known yet.
+    pub fn new(bus: Rc<EventBus>) -> Self {
+        Self {
+            bus,
+            session: None,
+            welcome: Welcome::default(),
+            devices: Vec::new(),
+            openings: BTreeMap::new(),
+            next_request: 1,
+            ended: VecDeque::new(),
+        }
+    }
+
+    /// What kairo-rt said of itself, newest.
+    pub fn welcome(&self) -> &Welcome {
+        &self.welcome
+    }
+
+    /// The statistics; none while kairo-rt is away.
+    pub fn stats(&self) -> Option<&Stats> {
+        self.session.as_ref().map(|session| &session.stats)
+    }
+
+    /// The devices.
+    pub fn devices(&self) -> &[Device] {
+        &self.devices
+    }
+
+    /// The device that `name`, an id or an alias, means.
+    pub fn find(&self, name: &str) -> Result<usize, ErrorInfo> {
+        let id = name.strip_prefix(ALIAS_PREFIX).unwrap_or(name);
+        let found = self.devices.iter().position(|device| device.id() == id);
+        found.ok_or_else(|| {
+            if self.devices.is_empty() && self.session.is_none() {
+                return refusal::rt_away();
+            }
+            let known: Vec<String> = self.devices.iter().map(|d| d.id().to_string()).collect();
+            refusal::unknown_device(name, &known)
+        })
+    }
+
+    /// The link is up.
+    pub fn connected(&mut self, session: Session, welcome: Welcome, devices: Vec<Device>) {
+        self.session = Some(session);
+        self.devices = devices;
+        self.welcome = welcome;
+        let said = &self.welcome;
+        let data = map([
+            ("robot", Value::from(said.robot.as_str())),
+            ("build", Value::from(said.build.as_str())),
+            ("armed", Value::from(said.armed)),
+        ]);
+        self.bus.publish(topics::RT_CONNECTED, data, None);
+        for device in &self.devices {
+            if device.description.present {
+                self.bus.publish(topics::DEVICE_ADDED, added(device), None);
+            }
+        }
+    }
+
+    /// The link is down: every claim is void, because the real-time plane that gave it is gone or
+    /// cannot be heard.
+    pub fn disconnected(&mut self, cause: &str) {
+        if self.session.take().is_none() {
+            return;
+        }
+        self.openings.clear();
+        for index in 0..self.devices.len() {
+            self.free(index, "rt_lost", None);
+            self.devices[index].detach();
+        }
+        let data = map([("cause", Value::from(cause))]);
+        self.bus.publish(topics::RT_LOST, data, None);
+    }
+
+    /// Asks for a lease on a device.
+    pub fn open(
+        &mut self,
+        index: usize,
+        holder: Peer,
+    ) -> Result<oneshot::Receiver<ClaimAnswer>, ErrorInfo> {
+        let device = &self.devices[index];
+        let name = device.id().to_string();
+        if device.status() == Status::Unavailable {
+            return Err(refusal::rt_away());
+        }
+        match &device.standing {
+            Standing::Opening { holder, .. } => return Err(refusal::held(&name, holder)),
+            Standing::Held(claim) if claim.holder.connection == holder.connection => {
+                return Err(own_claim(&name, claim.epoch));
+            }
+            Standing::Held(claim) => return Err(refusal::held(&name, &claim.holder)),
+            Standing::Free => {}
+        }
+        // Whether it is armed, and its bus up, is kairo-rt's to say: it knows what comes first.
+        let request = self.next_request;
+        self.next_request += 1;
+        let device = u32::try_from(index).unwrap_or(u32::MAX);
+        self.tell(&Request::OpenLease { request, device });
+        let (sender, receiver) = oneshot::channel();
+        self.openings.insert(request, sender);
+        self.devices[index].standing = Standing::Opening { request, holder };
+        Ok(receiver)
+    }
+
+    /// kairo-rt gave a lease.
+    pub fn opened(
+        &mut self,
+        request: u64,
+        epoch: u64,
+        commands: Producer<Command>,
+        replies: Consumer<Reply>,
+    ) {
+        let asked = self.devices.iter_mut().find(|device| {
+            matches!(device.standing, Standing::Opening { request: open, .. } if open == request)
+        });
+        let answer = self.openings.remove(&request);
+        if let Some(device) = asked
+            && let Standing::Opening { holder, .. } =
+                std::mem::replace(&mut device.standing, Standing::Free)
+            && answer.is_some_and(|answer| answer.send(Ok(epoch)).is_ok())
+        {
+            let claim = Claim::new(holder, epoch, commands, replies);
+            device.standing = Standing::Held(Box::new(claim));
+            return;
+        }
+        // Whoever asked has gone, or gave up waiting.
+        self.tell(&Request::CloseLease {
+            epoch,
+            holder_gone: true,
+        });
+    }
+
+    /// kairo-rt refused a lease.
+    pub fn refused(&mut self, request: u64, code: &str, reason: &str) {
+        let mut name = String::new();
+        for device in &mut self.devices {
+            match device.standing {
+                Standing::Opening { request: open, .. } if open == request => {
+                    device.standing = Standing::Free;
+                    name = device.id().to_string();
+                }
+                _ => {}
+            }
+        }
+        if let Some(answer) = self.openings.remove(&request) {
+            let known = match code {
+                "busy" => ErrorCode::Busy,
+                "no_such_device" => ErrorCode::NotFound,
+                "limit" => ErrorCode::Limit,
+                _ => ErrorCode::Unavailable,
+            };
+            let text = format!("the real-time plane refuses {name:?}: {reason}");
+            let error = ErrorInfo::new(known, text).reason(code);
+            // Whoever asked may have gone.
+            let _ = answer.send(Err(error.with("device", name)));
+        }
+    }
+
+    /// Announces a claim that its client now knows of.
+    pub fn announce_claim(&self, index: usize, cause: Option<&Meta>) {
+        let device = &self.devices[index];
+        if let Standing::Held(claim) = &device.standing {
+            let data = map([
+                ("device", Value::from(device.id())),
+                ("epoch", Value::from(claim.epoch)),
+                ("connection", Value::from(claim.holder.connection)),
+                ("pid", Value::from(claim.holder.pid)),
+                ("uid", Value::from(claim.holder.uid)),
+            ]);
+            self.bus.publish(topics::DEVICE_CLAIMED, data, cause);
+        }
+    }
+
+    /// Refuses whoever does not have the claim on the device with that epoch.
+    fn check_claim(&self, index: usize, connection: u64, epoch: u64) -> Result<(), ErrorInfo> {
+        let ended = self.ended.iter().find(|(ended, _)| *ended == epoch);
+        let ended = ended.map(|(_, cause)| cause.as_str());
+        let device = &self.devices[index];
+        let name = device.id();
+        match device.status() {
+            Status::Unavailable => return Err(refusal::rt_away()),
+            Status::Lost => return Err(refusal::bus_lost(name, &device.trouble)),
+            Status::Ready | Status::Disarmed => {}
+        }
+        match &device.standing {
+            Standing::Held(claim) if claim.holder.connection == connection => {
+                if claim.epoch == epoch {
+                    return Ok(());
+                }
+                let why = ended.unwrap_or_default();
+                Err(refusal::stale_epoch(name, epoch, Some(claim.epoch), why))
+            }
+            Standing::Held(claim) => Err(refusal::held(name, &claim.holder)),
+            Standing::Opening { holder, .. } if holder.connection != connection => {
+                Err(refusal::held(name, holder))
+            }
+            Standing::Opening { .. } | Standing::Free => Err(match ended {
+                Some(cause) => refusal::stale_epoch(name, epoch, None, cause),
+                None => refusal::not_claimed(name),
+            }),
+        }
+    }
+
+    /// Sends a command on a claim; `draft` builds it from the device and the claim.
+    pub fn push(
+        &mut self,
+        index: usize,
+        connection: u64,
+        epoch: u64,
+        draft: impl FnOnce(&Device, &Claim) -> Result<Draft, ErrorInfo>,
+    ) -> Result<(u64, oneshot::Receiver<Reply>), ErrorInfo> {
+        self.check_claim(index, connection, epoch)?;
+        let device = &self.devices[index];
+        let Standing::Held(claim) = &device.standing else {
+            return Err(refusal::not_claimed(device.id()));
+        };
+        let draft = draft(device, claim)?;
+        match self.devices[index].push(&draft) {
+            Ok(sent) => Ok(sent),
+            Err(PushError::Full) => {
+                let text = "the real-time plane has not taken the commands sent before; \
+                    send more slowly";
+                Err(ErrorInfo::new(ErrorCode::Limit, text)
+                    .reason("too_many_commands")
+                    .retry(Some(50)))
+            }
+            Err(PushError::Corrupt(_)) => {
+                self.close(index, "ring_corrupt", true, None);
+                let name = self.devices[index].id();
+                Err(refusal::stale_epoch(name, epoch, None, "ring_corrupt"))
+            }
+        }
+    }
+
+    /// Why a command's answer will never come.
+    pub fn orphaned(&self, index: usize, epoch: u64) -> ErrorInfo {
+        let ended = self.ended.iter().find(|(ended, _)| *ended == epoch);
+        let cause = ended.map_or("revoked", |(_, cause)| cause.as_str());
+        let name = self.devices.get(index).map_or("", Device::id);
+        match cause {
+            "rt_lost" => refusal::rt_away(),
+            "bus_lost" => refusal::bus_lost(name, ""),
+            cause => refusal::stale_epoch(name, epoch, None, cause),
+        }
+    }
+
+    /// The holder gives its claim back.
+    pub fn release(
+        &mut self,
+        index: usize,
+        connection: u64,
+        epoch: Option<u64>,
+        cause: Option<&Meta>,
+    ) -> Result<u64, ErrorInfo> {
+        let in_force = match &self.devices[index].standing {
+            Standing::Held(claim) if claim.holder.connection == connection => Some(claim.epoch),
+            _ => None,
+        };
+        let epoch = epoch.or(in_force).unwrap_or(0);
+        self.check_claim(index, connection, epoch)?;
+        self.close(index, "released", false, cause);
+        Ok(epoch)
+    }
+
+    /// A connection closed: its claims end.
+    pub fn holder_gone(&mut self, connection: u64) {
+        for index in 0..self.devices.len() {
+            match &self.devices[index].standing {
+                Standing::Held(claim) if claim.holder.connection == connection => {
+                    self.close(index, "holder_gone", true, None);
+                }
+                Standing::Opening { request, holder } if holder.connection == connection => {
+                    // The lease that may still come then finds nobody, and is given back.
+                    self.openings.remove(request);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// kairo-rt ended a lease.
+    pub fn lease_closed(&mut self, epoch: u64, cause: &str) {
+        let held = self.devices.iter().position(
+            |device| matches!(&device.standing, Standing::Held(claim) if claim.epoch == epoch),
+        );
+        if let Some(index) = held {
+            self.free(index, cause, None);
+        }
+    }
+
+    /// The device's bus is at `path` now, or nowhere if that is empty.
+    pub fn bus_moved(&mut self, index: usize, path: String) {
+        if let Some(device) = self.devices.get_mut(index) {
+            let mut buses = self.welcome.buses.iter_mut();
+            if let Some(bus) = buses.find(|bus| bus.name == device.description.bus) {
+                bus.path.clone_from(&path);
+            }
+            device.path = path;
+        }
+    }
+
+    /// A device was lost or found.
+    pub fn device_changed(&mut self, index: usize, present: bool, cause: &str, detail: &str) {
+        let Some(device) = self.devices.get_mut(index) else {
+            return;
+        };
+        let was_present = std::mem::replace(&mut device.description.present, present);
+        device.trouble = detail.to_string();
+        if present && !was_present {
+            self.bus.publish(topics::DEVICE_ADDED, added(device), None);
+        } else if !present && was_present {
+            let (name, text) = (Value::from(device.id()), Value::from(detail));
+            let data = map([
+                ("device", name.clone()),
+                ("status", Value::from(Status::Lost.name())),
+                ("cause", Value::from(cause)),
+                ("detail", text.clone()),
+            ]);
+            self.bus.publish(topics::DEVICE_DEGRADED, data, None);
+            let data = map([
+                ("device", name),
+                ("cause", Value::from(cause)),
+                ("detail", text),
+            ]);
+            self.bus.publish(topics::DEVICE_REMOVED, data, None);
+            self.close(index, cause, false, None);
+        }
+    }
+
+    /// The doorbell rang: states and answers may have come.
+    pub fn collect(&mut self) {
+        for index in 0..self.devices.len() {
+            let device = &mut self.devices[index];
+            if let Some((_, Phase::Safe)) = device.refresh() {
+                let cause = device.summary().cause.unwrap_or("none");
+                let data = map([
+                    ("device", Value::from(device.id())),
+                    ("cause", Value::from(cause)),
+                ]);
+                self.bus.publish(topics::DEVICE_SAFE, data, None);
+            }
+            let corrupt = match &mut device.standing {
+                Standing::Held(claim) => claim.collect().is_err(),
+                Standing::Opening { .. } | Standing::Free => false,
+            };
+            if corrupt {
+                self.close(index, "ring_corrupt", true, None);
+            }
+        }
+    }
+
+    /// Ends all claims because kairod stops.
+    pub fn close_all(&mut self) {
+        for index in 0..self.devices.len() {
+            self.close(index, "shutting_down", true, None);
+        }
+    }
+
+    /// The link cannot be trusted any more: drop it, and start over.
+    pub fn break_link(&self) {
+        if let Some(session) = &self.session {
+            session.broken.notify_one();
+        }
+    }
+
+    /// Ends the claim on a device from our side, if there is one.
+    fn close(&mut self, index: usize, cause: &str, holder_gone: bool, meta: Option<&Meta>) {
+        if let Standing::Held(claim) = &self.devices[index].standing {
+            let epoch = claim.epoch;
+            self.tell(&Request::CloseLease { epoch, holder_gone });
+            self.free(index, cause, meta);
+        }
+    }
+
+    /// Forgets the claim on a device and tells everybody.
+    fn free(&mut self, index: usize, cause: &str, meta: Option<&Meta>) {
+        let device = &mut self.devices[index];
+        let standing = std::mem::replace(&mut device.standing, Standing::Free);
+        if let Standing::Held(claim) = standing {
+            if self.ended.len() == REMEMBERED_CLAIMS {
+                self.ended.pop_front();
+            }
+            self.ended.push_back((claim.epoch, cause.to_string()));
+            let data = map([
+                ("device", Value::from(device.id())),
+                ("epoch", Value::from(claim.epoch)),
+                ("cause", Value::from(cause)),
+            ]);
+            self.bus.publish(topics::DEVICE_RELEASED, data, meta);
+        }
+    }
+
+    /// Sends a control message. A link that does not take it at once is broken: kairo-rt reads
+    /// these on an ordinary thread that has nothing else to do.
+    fn tell(&self, request: &Request) {
+        if let Some(session) = &self.session
+            && session.send(request).is_err()
+        {
+            session.broken.notify_one();
+        }
+    }
+}
+
+fn own_claim(device: &str, epoch: u64) -> ErrorInfo {
+    let text = format!("this connection already claims {device:?}, with epoch {epoch}");
+    ErrorInfo::new(ErrorCode::Conflict, text)
+        .reason("already_claimed")
+        .with("device", device)
+        .with("epoch", epoch)
+}
+
+fn added(device: &Device) -> Value {
+    map([
+        ("device", Value::from(device.id())),
+        ("path", Value::from(device.path.as_str())),
+    ])
+}

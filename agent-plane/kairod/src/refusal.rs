@@ -1,0 +1,238 @@
+//! The errors that device methods answer with, one function a cause.
+//!
+//! `details.reason` names the cause for programs; every message ends in what to do.
+
+use kairo_link::abi::{Reply, Verdict};
+use kairo_link::control::DeviceDescription;
+use kairo_wire::{ErrorCode, ErrorInfo, Value};
+
+use crate::events::map;
+use crate::views::Peer;
+
+/// No device of that name.
+pub fn unknown_device(name: &str, known: &[String]) -> ErrorInfo {
+    let near = known
+        .iter()
+        .filter(|candidate| strsim::damerau_levenshtein(candidate, name) <= 2)
+        .min_by_key(|candidate| strsim::damerau_levenshtein(candidate, name));
+    let hint = match near {
+        Some(near) => format!("did you mean {near:?}?"),
+        None => format!("there are: {}", known.join(", ")),
+    };
+    ErrorInfo::new(
+        ErrorCode::NotFound,
+        format!("there is no device {name:?}; {hint}"),
+    )
+    .reason("unknown_device")
+    .with("device", name)
+}
+
+/// kairo-rt is away.
+pub fn rt_away() -> ErrorInfo {
+    let text = "the real-time plane is away: kairo-rt is not running or is restarting; \
+        try again, or see `kairo rt status`";
+    ErrorInfo::new(ErrorCode::Unavailable, text)
+        .reason("rt_away")
+        .retry(Some(500))
+}
+
+/// The device's bus is lost.
+pub fn bus_lost(device: &str, detail: &str) -> ErrorInfo {
+    let text = format!(
+        "the bus of {device:?} is lost{}; check its cable",
+        after(detail)
+    );
+    ErrorInfo::new(ErrorCode::Unavailable, text)
+        .reason("bus_lost")
+        .with("device", device)
+        .retry(None)
+}
+
+fn after(detail: &str) -> String {
+    if detail.is_empty() {
+        String::new()
+    } else {
+        format!(" ({detail})")
+    }
+}
+
+/// Nobody has claimed the device, and the caller's epoch is none that we know.
+pub fn not_claimed(device: &str) -> ErrorInfo {
+    let text = format!("{device:?} is not claimed by this connection; call device.claim first");
+    ErrorInfo::new(ErrorCode::PermissionDenied, text)
+        .reason("not_claimed")
+        .with("device", device)
+}
+
+/// Somebody else has the claim.
+pub fn held(device: &str, holder: &Peer) -> ErrorInfo {
+    let name = holder.process.as_deref().unwrap_or("a process");
+    let text = format!(
+        "{device:?} is claimed by {name} (pid {}, uid {}); wait until it releases it",
+        holder.pid, holder.uid
+    );
+    let who = map([
+        ("connection", Value::from(holder.connection)),
+        ("pid", Value::from(holder.pid)),
+        ("uid", Value::from(holder.uid)),
+        ("gid", Value::from(holder.gid)),
+        (
+            "process",
+            holder.process.clone().map_or(Value::Nil, Value::from),
+        ),
+    ]);
+    ErrorInfo::new(ErrorCode::Busy, text)
+        .reason("claimed")
+        .with("device", device)
+        .with("holder", who)
+        .retry(None)
+}
+
+/// The epoch is not that of the claim in force.
+pub fn stale_epoch(device: &str, epoch: u64, in_force: Option<u64>, cause: &str) -> ErrorInfo {
+    let why = match (in_force, cause) {
+        (Some(now), "") => format!("the claim in force has epoch {now}"),
+        (_, cause) => format!("that claim ended: {cause}"),
+    };
+    let text = format!("epoch {epoch} of {device:?} is stale, {why}; claim the device again");
+    let mut error = ErrorInfo::new(ErrorCode::Conflict, text)
+        .reason("stale_epoch")
+        .with("device", device)
+        .with("epoch", epoch);
+    if let Some(now) = in_force {
+        error = error.with("epoch_in_force", now);
+    }
+    if cause.is_empty() {
+        error
+    } else {
+        error.with("cause", cause)
+    }
+}
+
+/// The real-time plane did not answer a command in time.
+pub fn no_reply(device: &str, sequence: u64, waited_ms: u128) -> ErrorInfo {
+    let text = format!(
+        "no answer from the real-time plane to command {sequence} of {device:?} within \
+         {waited_ms} ms; it may still have been applied, and expires by itself"
+    );
+    ErrorInfo::new(ErrorCode::Timeout, text)
+        .reason("no_reply")
+        .with("sequence", sequence)
+        .retry(None)
+}
+
+/// What a verdict other than `accepted` means to the caller.
+pub fn verdict(device: &DeviceDescription, reply: &Reply, ttl_ms: u64) -> ErrorInfo {
+    let name = &device.name;
+    let Some(verdict) = Verdict::from_u32(reply.verdict) else {
+        let text = format!(
+            "the real-time plane gave the unknown verdict {}",
+            reply.verdict
+        );
+        return ErrorInfo::new(ErrorCode::Internal, text);
+    };
+    let new = |code, text: String| {
+        ErrorInfo::new(code, text)
+            .reason(verdict.name())
+            .with("device", name.as_str())
+            .with("tick", reply.tick)
+    };
+    match verdict {
+        Verdict::PositionLimit => position_limit(device, reply),
+        Verdict::BusLost => bus_lost(name, ""),
+        Verdict::StaleEpoch => stale_epoch(name, reply.lease_epoch, None, "revoked"),
+        Verdict::NotArmed => new(
+            ErrorCode::Unavailable,
+            format!("{name:?} is not armed: bring-up was refused; see `kairo rt status`"),
+        ),
+        Verdict::StaleSequence => new(
+            ErrorCode::Conflict,
+            format!(
+                "command {} of {name:?} came out of order; send it again",
+                reply.sequence
+            ),
+        )
+        .retry(None),
+        Verdict::Expired => new(
+            ErrorCode::Timeout,
+            format!(
+                "the command was older than its ttl of {ttl_ms} ms when it arrived; use a longer \
+                 ttl_ms"
+            ),
+        )
+        .with("ttl_ms", ttl_ms)
+        .retry(None),
+        Verdict::TtlOutOfRange => new(
+            ErrorCode::Limit,
+            format!(
+                "ttl_ms is {ttl_ms}, {name:?} allows 1 to {}",
+                device.ttl_max_ms
+            ),
+        )
+        .with("ttl_ms", ttl_ms)
+        .with("ttl_max_ms", device.ttl_max_ms),
+        Verdict::VelocityScale => new(
+            ErrorCode::Limit,
+            format!(
+                "velocity_scale is {}, allowed is above 0 up to 1",
+                reply.value
+            ),
+        )
+        .with("value", reply.value),
+        Verdict::UnknownMode => new(ErrorCode::Unsupported, "mode is not supported".into()),
+        Verdict::JointCount => new(
+            ErrorCode::InvalidParams,
+            format!("{name:?} has {} joints", device.joints.len()),
+        ),
+        Verdict::NotFinite => new(
+            ErrorCode::InvalidParams,
+            "a position is not a finite number".into(),
+        ),
+        Verdict::Accepted => new(ErrorCode::Internal, "accepted is no refusal".into()),
+    }
+}
+
+fn position_limit(device: &DeviceDescription, reply: &Reply) -> ErrorInfo {
+    let joint = device
+        .joints
+        .get(reply.joint as usize)
+        .map_or_else(|| reply.joint.to_string(), |joint| joint.name.clone());
+    let text = format!(
+        "{joint} = {:.4} rad is outside its limits, {:.4} to {:.4} rad; the command was not \
+         applied",
+        reply.value, reply.min, reply.max
+    );
+    ErrorInfo::new(ErrorCode::Limit, text)
+        .reason("position_limit")
+        .with("device", device.name.as_str())
+        .with("joint", joint)
+        .with("value_rad", reply.value)
+        .with("min_rad", reply.min)
+        .with("max_rad", reply.max)
+        .with("tick", reply.tick)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_verdict_but_accepted_has_its_own_reason() {
+        let device = DeviceDescription::default();
+        for number in 1..=11 {
+            let expected = Verdict::from_u32(number).unwrap();
+            let reply = Reply {
+                verdict: number,
+                ..Reply::default()
+            };
+            let error = verdict(&device, &reply, 100);
+            assert_eq!(error.reason_name(), expected.name());
+            assert_ne!(error.code, ErrorCode::Internal, "{expected}");
+        }
+        let unknown = Reply {
+            verdict: 99,
+            ..Reply::default()
+        };
+        assert_eq!(verdict(&device, &unknown, 1).code, ErrorCode::Internal);
+    }
+}

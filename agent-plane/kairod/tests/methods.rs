@@ -1,0 +1,276 @@
+//! Every method over a real socket, with right and with wrong parameters.
+
+#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
+
+mod support;
+
+use kairo_wire::{ErrorCode, Meta};
+use serde_json::json;
+use support::{Order, PATIENCE, System, call, claim, eventually, send};
+
+#[test]
+fn every_method_of_introspection_answers_or_refuses_with_a_reason() {
+    let system = System::start();
+    let mut client = system.client();
+    let all = call(&mut client, "kernel.introspect", json!({})).unwrap();
+    let methods = all["methods"].as_array().unwrap();
+    assert!(methods.len() >= 17, "{}", methods.len());
+    for method in methods {
+        let name = method["name"].as_str().unwrap();
+        for field in ["params", "result"] {
+            assert!(method[field].is_object(), "{name} has no schema of {field}");
+        }
+        let refused = call(&mut client, name, json!({"surprise": 1})).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::InvalidParams, "{name}");
+        assert_eq!(refused.reason_name(), "unknown_key", "{name}");
+        assert!(refused.message.contains("`surprise`"), "{refused}");
+        let required = method["params"]["required"].as_array();
+        if required.is_none_or(Vec::is_empty) {
+            let done = call(&mut client, name, json!({}));
+            assert!(done.is_ok(), "{name}: {done:?}");
+        } else {
+            let refused = call(&mut client, name, json!({})).unwrap_err();
+            assert_eq!(refused.code, ErrorCode::InvalidParams, "{name}");
+        }
+    }
+    let one = call(
+        &mut client,
+        "kernel.introspect",
+        json!({"method": "device.send"}),
+    )
+    .unwrap();
+    assert_eq!(one["methods"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn mistyped_names_are_answered_with_the_right_one() {
+    let system = System::start();
+    let mut client = system.client();
+    let method = call(&mut client, "device.lst", json!({})).unwrap_err();
+    assert_eq!(method.reason_name(), "unknown_method");
+    assert!(method.message.contains("device.list"), "{method}");
+    let key = call(&mut client, "device.info", json!({"devcie": "arm"})).unwrap_err();
+    assert!(key.message.contains("`device`"), "{key}");
+    let device = call(&mut client, "device.info", json!({"device": "amr"})).unwrap_err();
+    assert_eq!(device.reason_name(), "unknown_device");
+    assert!(device.message.contains("\"arm\""), "{device}");
+}
+
+#[test]
+fn hello_says_who_the_kernel_sees() {
+    let system = System::start();
+    let mut client = system.client();
+    let hello = call(
+        &mut client,
+        "kernel.hello",
+        json!({"features": ["credit", "x"]}),
+    )
+    .unwrap();
+    assert_eq!(hello["protocol"], 1);
+    assert_eq!(hello["features"], json!(["credit"]));
+    let identity = &hello["identity"];
+    assert_eq!(identity["pid"], std::process::id());
+    assert_eq!(identity["uid"], nix::unistd::getuid().as_raw());
+}
+
+#[test]
+fn the_machine_describes_itself() {
+    let system = System::start();
+    let mut client = system.client();
+    let info = call(&mut client, "system.get_info", json!({})).unwrap();
+    assert_eq!(info["robot"], "so101");
+    let version = info["kernel"]["version"].as_str().unwrap();
+    assert_eq!(info["kernel"]["preempt_rt"], version.contains("PREEMPT_RT"));
+    let metrics = call(&mut client, "system.get_metrics", json!({})).unwrap();
+    assert!(metrics["memory"]["total_bytes"].as_u64().unwrap() > 0);
+    assert!(!metrics["cpus"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn the_arm_is_claimed_commanded_and_released() {
+    let system = System::start();
+    let mut client = system.client();
+    let info = call(
+        &mut client,
+        "device.info",
+        json!({"device": "agent://device/arm"}),
+    )
+    .unwrap();
+    assert_eq!(info["id"], "arm");
+    assert_eq!(info["status"], "ready");
+    assert_eq!(info["joints"][2]["name"], "elbow_flex");
+    assert_eq!(info["joints"][2]["position_max_rad"], 1.5);
+
+    let epoch = claim(&mut client);
+    let first = send(&mut client, epoch, json!([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])).unwrap();
+    assert!(first["expires_ns"].as_u64() > first["applied_ns"].as_u64());
+    let second = send(&mut client, epoch, json!({"elbow_flex": -0.2})).unwrap();
+    assert!(second["sequence"].as_u64() > first["sequence"].as_u64());
+    let joint = |state: &serde_json::Value, name: &str| state["joints"][name]["target_rad"].clone();
+    let state = eventually("the state shows both commands", || {
+        let info = call(&mut client, "device.info", json!({"device": "arm"})).unwrap();
+        (joint(&info["state"], "elbow_flex") == -0.2).then(|| info["state"].clone())
+    });
+    // The joints that were not named kept their targets.
+    assert_eq!(joint(&state, "gripper"), 0.6);
+    assert_eq!(joint(&state, "shoulder_pan"), 0.1);
+
+    let stop = json!({"device": "arm", "epoch": epoch, "ttl_ms": 100, "command": {"mode": "stop"}});
+    call(&mut client, "device.send", stop).unwrap();
+    call(&mut client, "device.release", json!({"device": "arm"})).unwrap();
+    let late = send(&mut client, epoch, json!([0.0, 0.0, 0.0, 0.0, 0.0, 0.0])).unwrap_err();
+    assert_eq!(late.code, ErrorCode::Conflict);
+    assert_eq!(late.reason_name(), "stale_epoch");
+}
+
+#[test]
+fn refusals_of_the_real_time_plane_are_typed() {
+    let system = System::start();
+    let mut client = system.client();
+    let epoch = claim(&mut client);
+    let outside = send(&mut client, epoch, json!({"elbow_flex": 2.5})).unwrap_err();
+    assert_eq!(outside.code, ErrorCode::Limit);
+    assert_eq!(outside.reason_name(), "position_limit");
+    assert_eq!(
+        outside.detail("joint").unwrap().as_str(),
+        Some("elbow_flex")
+    );
+    assert_eq!(outside.detail("value_rad").unwrap().as_f64(), Some(2.5));
+    assert_eq!(outside.detail("max_rad").unwrap().as_f64(), Some(1.5));
+
+    let zero = [0.0; 6];
+    let send_with = |client: &mut _, ttl_ms: u64, positions: serde_json::Value| {
+        let command = json!({"mode": "position", "positions": positions});
+        let params = json!({"device": "arm", "epoch": epoch, "command": command, "ttl_ms": ttl_ms});
+        call(client, "device.send", params).unwrap_err()
+    };
+    assert_eq!(
+        send_with(&mut client, 0, json!(zero)).reason_name(),
+        "ttl_out_of_range"
+    );
+    assert_eq!(
+        send_with(&mut client, u64::MAX, json!(zero)).reason_name(),
+        "ttl_out_of_range"
+    );
+    assert_eq!(
+        send_with(&mut client, 100, json!([0.0])).reason_name(),
+        "joint_count"
+    );
+    assert_eq!(
+        send_with(&mut client, 100, json!({"knee": 0.0})).reason_name(),
+        "unknown_joint"
+    );
+    assert_eq!(
+        send_with(&mut client, 100, json!({})).code,
+        ErrorCode::InvalidParams
+    );
+    let text = send_with(&mut client, 100, json!("up"));
+    assert!(text.message.contains("a map of joint names"), "{text}");
+}
+
+#[test]
+fn a_command_without_a_claim_is_refused() {
+    let system = System::start();
+    let mut client = system.client();
+    let refused = send(&mut client, 1, json!(vec![0.0; 6])).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::PermissionDenied);
+    assert_eq!(refused.reason_name(), "not_claimed");
+
+    let mut holder = system.client();
+    let epoch = claim(&mut holder);
+    for refused in [
+        send(&mut client, epoch, json!(vec![0.0; 6])).unwrap_err(),
+        call(&mut client, "device.claim", json!({"device": "arm"})).unwrap_err(),
+        call(&mut client, "device.release", json!({"device": "arm"})).unwrap_err(),
+    ] {
+        assert_eq!(refused.code, ErrorCode::Busy, "{refused}");
+        let who: serde_json::Value = kairo_wire::message::typed(&refused.details).unwrap();
+        assert_eq!(who["holder"]["pid"], std::process::id());
+    }
+    let again = call(&mut holder, "device.claim", json!({"device": "arm"})).unwrap_err();
+    assert_eq!(again.reason_name(), "already_claimed");
+    assert_eq!(again.detail("epoch").unwrap().as_u64(), Some(epoch));
+}
+
+#[test]
+fn a_deadline_and_an_idempotency_key_are_taken_at_their_word() {
+    let system = System::start();
+    let mut client = system.client();
+    let epoch = claim(&mut client);
+    system.rt().order(Order::Mute);
+    let params = json!({
+        "device": "arm", "epoch": epoch, "ttl_ms": 500,
+        "command": {"mode": "position", "positions": [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]},
+    });
+    // The order may come a tick after a first command.
+    let refused = eventually("the muted plane stops answering", || {
+        let meta = Some(Meta {
+            deadline_ms: Some(40),
+            ..Meta::default()
+        });
+        let sent = client.call_with_meta::<serde_json::Value>(
+            "device.send",
+            params.clone(),
+            meta,
+            PATIENCE,
+        );
+        sent.err()
+    });
+    assert_eq!(refused.refusal().unwrap().code, ErrorCode::Timeout);
+
+    let meta = Some(Meta {
+        idempotency_key: Some("k".into()),
+        ..Meta::default()
+    });
+    let keyed = client
+        .call_with_meta::<serde_json::Value>("kernel.ping", (), meta, PATIENCE)
+        .unwrap_err();
+    assert_eq!(keyed.refusal().unwrap().code, ErrorCode::Unsupported);
+}
+
+#[test]
+fn the_real_time_plane_is_shown_as_it_counts() {
+    let system = System::start();
+    let mut client = system.client();
+    let status = call(&mut client, "rt.status", json!({})).unwrap();
+    assert_eq!(status["connected"], true);
+    assert_eq!(status["bringup"][0]["check"], "policy");
+    assert_eq!(status["loops"][0]["lateness_us"]["count"], 3);
+    assert_eq!(status["loops"][0]["identity_holds"], true);
+    assert_eq!(status["buses"][0]["servos"].as_array().unwrap().len(), 6);
+    assert_eq!(status["devices"][0]["id"], "arm");
+
+    let lateness = call(&mut client, "rt.histogram", json!({})).unwrap();
+    assert_eq!(lateness["source"], "arm");
+    assert_eq!(lateness["kind"], "lateness");
+    assert_eq!(lateness["max"], 90.0);
+    let filled = lateness["buckets"].as_array().unwrap();
+    assert_eq!(
+        filled
+            .iter()
+            .map(|b| b["count"].as_u64().unwrap())
+            .sum::<u64>(),
+        3
+    );
+    let bus = call(&mut client, "rt.histogram", json!({"bus": "servo"})).unwrap();
+    assert_eq!(bus["kind"], "round_trip");
+    let unknown = call(&mut client, "rt.histogram", json!({"loop": "leg"})).unwrap_err();
+    assert_eq!(unknown.reason_name(), "unknown_source");
+    let wrong = json!({"bus": "servo", "kind": "lateness"});
+    let mismatch = call(&mut client, "rt.histogram", wrong).unwrap_err();
+    assert_eq!(mismatch.code, ErrorCode::InvalidParams);
+}
+
+#[test]
+fn without_a_real_time_plane_everything_else_answers() {
+    let system = System::start_without_rt();
+    let mut client = system.client();
+    let status = call(&mut client, "rt.status", json!({})).unwrap();
+    assert_eq!(status["connected"], false);
+    let devices = call(&mut client, "device.list", json!({})).unwrap();
+    assert_eq!(devices["devices"], json!([]));
+    let refused = call(&mut client, "device.claim", json!({"device": "arm"})).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Unavailable);
+    assert_eq!(refused.reason_name(), "rt_away");
+    assert!(refused.retryable);
+}

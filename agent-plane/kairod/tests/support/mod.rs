@@ -1,0 +1,158 @@
+//! A kairod in a directory of its own, with a real-time plane to talk to.
+
+#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
+#![allow(dead_code, unused_imports)] // Each test file uses its part.
+
+pub mod fake_rt;
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kairo_wire::{Client, ErrorInfo};
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub use fake_rt::{FakeRt, Order};
+
+/// Longest that anything in a test may take.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running kairod.
+pub struct System {
+    pub directory: TempDir,
+    pub rt: Option<FakeRt>,
+    kairod: Child,
+}
+
+impl System {
+    /// kairod with a real-time plane, linked.
+    pub fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let rt = FakeRt::start(directory.path(), 0);
+        let system = Self::around(directory, Some(rt));
+        system.wait_until_linked();
+        system
+    }
+
+    /// kairod alone.
+    pub fn start_without_rt() -> Self {
+        Self::around(tempfile::tempdir().unwrap(), None)
+    }
+
+    fn around(directory: TempDir, rt: Option<FakeRt>) -> Self {
+        let kairod = spawn(&directory);
+        let system = Self {
+            directory,
+            rt,
+            kairod,
+        };
+        system.client();
+        system
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("kernel.sock")
+    }
+
+    pub fn rt(&self) -> &FakeRt {
+        self.rt.as_ref().unwrap()
+    }
+
+    /// A new client, as soon as kairod answers.
+    pub fn client(&self) -> Client {
+        let mut client = eventually("kairod answers", || {
+            Client::connect_path(&self.socket()).ok()
+        });
+        call(&mut client, "kernel.ping", serde_json::json!({})).unwrap();
+        client
+    }
+
+    /// A plain connection, for bytes that no client would send.
+    pub fn raw(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.socket()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    pub fn wait_until_linked(&self) {
+        let mut client = self.client();
+        eventually("the link is up", || {
+            let status = call(&mut client, "rt.status", serde_json::json!({})).unwrap();
+            (status["connected"] == true).then_some(())
+        });
+    }
+
+    /// Kills kairod and starts another in its place.
+    pub fn restart_kairod(&mut self) {
+        self.kairod.kill().unwrap();
+        self.kairod.wait().unwrap();
+        self.kairod = spawn(&self.directory);
+        self.wait_until_linked();
+    }
+
+    /// Asks kairod to stop, and waits for it.
+    pub fn stop_kairod(&mut self) -> bool {
+        let pid = nix::unistd::Pid::from_raw(self.kairod.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let status = eventually("kairod ends", || self.kairod.try_wait().unwrap());
+        status.success()
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        let _ = self.kairod.kill();
+        let _ = self.kairod.wait();
+    }
+}
+
+fn spawn(directory: &TempDir) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_kairod"))
+        .arg("--run-dir")
+        .arg(directory.path())
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_USEC")
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Tries until it succeeds.
+pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(done) = attempt() {
+            return done;
+        }
+        assert!(Instant::now() < until, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Calls a method; a refusal is the error.
+pub fn call(client: &mut Client, method: &str, params: Value) -> Result<Value, ErrorInfo> {
+    client
+        .call(method, params, PATIENCE)
+        .map_err(|error| match error {
+            kairo_wire::ClientError::Refused(info) => *info,
+            other => panic!("{method}: {other}"),
+        })
+}
+
+/// Claims the arm and gives the epoch.
+pub fn claim(client: &mut Client) -> u64 {
+    let claimed = call(client, "device.claim", serde_json::json!({"device": "arm"})).unwrap();
+    claimed["epoch"].as_u64().unwrap()
+}
+
+/// Sends the arm somewhere.
+pub fn send(client: &mut Client, epoch: u64, positions: Value) -> Result<Value, ErrorInfo> {
+    let command = serde_json::json!({"mode": "position", "positions": positions});
+    let params = serde_json::json!({
+        "device": "arm", "epoch": epoch, "command": command, "ttl_ms": 500,
+    });
+    call(client, "device.send", params)
+}

@@ -1,0 +1,485 @@
+//! A blocking client: one thread, one connection, every wait bounded.
+//!
+//! Events and chunks that arrive while a response is awaited are kept in order, at most
+//! [`BACKLOG_MESSAGES`] of them, and handed out by [`Client::next_incoming`]. Claims and
+//! subscriptions belong to the connection: dropping the client ends them.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use kairo_wire::Client;
+//!
+//! let deadline = Duration::from_secs(2);
+//! let mut client = Client::connect()?;
+//! let reply: kairo_wire::Value = client.call("kernel.ping", (), deadline)?;
+//! println!("{reply}");
+//! # Ok::<(), kairo_wire::ClientError>(())
+//! ```
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rmpv::Value;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::endpoint::{Endpoint, EndpointError};
+use crate::error::ErrorInfo;
+use crate::frame::{Decoder, Frame, FrameError, FrameKind, Limits};
+use crate::message::{
+    self, Event, Id, Message, MessageError, Meta, Request, Response, StreamChunk,
+};
+
+/// Events and chunks kept while the program waits for a response.
+pub const BACKLOG_MESSAGES: usize = 4096;
+/// Longest a connection attempt or a write may take.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a call did not give a result.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The environment names no usable endpoint.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// Nobody listens.
+    #[error("cannot reach the kernel at {endpoint}: {error}")]
+    Connect {
+        /// Where.
+        endpoint: String,
+        /// What the kernel of the machine said.
+        error: std::io::Error,
+    },
+    /// The connection broke.
+    #[error("the connection to the kernel failed: {0}")]
+    Broken(std::io::Error),
+    /// The kernel closed the connection.
+    #[error("the kernel closed the connection")]
+    Closed,
+    /// No answer in time. The request may still take effect.
+    #[error("no answer from the kernel within {} ms", .0.as_millis())]
+    Deadline(Duration),
+    /// What arrived is not a frame.
+    #[error("the peer does not speak the protocol: {0}")]
+    Frame(#[from] FrameError),
+    /// What arrived or was to be sent is not a message.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// The program reads its subscriptions too slowly.
+    #[error("{BACKLOG_MESSAGES} events and chunks wait unread: read them, or unsubscribe")]
+    Backlog,
+    /// The kernel refused the request.
+    #[error(transparent)]
+    Refused(Box<ErrorInfo>),
+    /// The result is not of the type asked for.
+    #[error("the result of {method} is not what was expected: {detail}")]
+    Result {
+        /// The method.
+        method: String,
+        /// What is wrong.
+        detail: String,
+    },
+}
+
+impl ClientError {
+    /// The kernel's refusal, if that is what it is.
+    pub fn refusal(&self) -> Option<&ErrorInfo> {
+        match self {
+            Self::Refused(info) => Some(info),
+            _ => None,
+        }
+    }
+}
+
+/// Something that a subscription delivers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Incoming {
+    /// An event.
+    Event(Event),
+    /// A piece of a stream.
+    Chunk(StreamChunk),
+}
+
+#[derive(Debug)]
+enum Transport {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Transport {
+    fn set_timeouts(&self, read: Duration) -> std::io::Result<()> {
+        // A zero time-out would mean none at all.
+        let read = Some(read.max(Duration::from_millis(1)));
+        match self {
+            Self::Unix(stream) => stream.set_read_timeout(read),
+            Self::Tcp(stream) => stream.set_read_timeout(read),
+        }
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.read(bytes),
+            Self::Tcp(stream) => stream.read(bytes),
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.write_all(bytes),
+            Self::Tcp(stream) => stream.write_all(bytes),
+        }
+    }
+}
+
+/// A connection to the kernel.
+#[derive(Debug)]
+pub struct Client {
+    transport: Transport,
+    decoder: Decoder,
+    next_id: i64,
+    backlog: VecDeque<Incoming>,
+}
+
+impl Client {
+    /// Connects where the environment says (see [`Endpoint::from_environment`]).
+    ///
+    /// # Errors
+    /// [`ClientError::Endpoint`] or [`ClientError::Connect`].
+    pub fn connect() -> Result<Self, ClientError> {
+        Self::connect_to(&Endpoint::from_environment()?)
+    }
+
+    /// Connects to the socket at `path`.
+    ///
+    /// # Errors
+    /// [`ClientError::Connect`].
+    pub fn connect_path(path: &Path) -> Result<Self, ClientError> {
+        Self::connect_to(&Endpoint::Path(path.into()))
+    }
+
+    /// Connects to `endpoint`.
+    ///
+    /// # Errors
+    /// [`ClientError::Connect`].
+    pub fn connect_to(endpoint: &Endpoint) -> Result<Self, ClientError> {
+        let transport = match endpoint {
+            Endpoint::Descriptor(number) => adopt(*number).map(Transport::Unix),
+            Endpoint::Path(path) => UnixStream::connect(path).map(Transport::Unix),
+            Endpoint::Tcp(address) => TcpStream::connect_timeout(address, WRITE_TIMEOUT)
+                .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+                .map(Transport::Tcp),
+        };
+        transport
+            .and_then(Self::over)
+            .map_err(|error| ClientError::Connect {
+                endpoint: endpoint.to_string(),
+                error,
+            })
+    }
+
+    /// A client over a connected stream.
+    ///
+    /// # Errors
+    /// When the stream's time-outs cannot be set.
+    pub fn from_stream(stream: UnixStream) -> Result<Self, ClientError> {
+        Self::over(Transport::Unix(stream)).map_err(ClientError::Broken)
+    }
+
+    /// Another descriptor of the same connection, to be inherited by a program that acts in our
+    /// name (`KAIRO_IPC_FD`). Only one of the two may use it at a time.
+    ///
+    /// # Errors
+    /// When the connection is not a Unix socket, or out of descriptors.
+    pub fn share(&self) -> std::io::Result<OwnedFd> {
+        match &self.transport {
+            Transport::Unix(stream) => stream.try_clone().map(OwnedFd::from),
+            Transport::Tcp(_) => Err(std::io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    fn over(transport: Transport) -> std::io::Result<Self> {
+        match &transport {
+            Transport::Unix(stream) => stream.set_write_timeout(Some(WRITE_TIMEOUT))?,
+            Transport::Tcp(stream) => stream.set_write_timeout(Some(WRITE_TIMEOUT))?,
+        }
+        Ok(Self {
+            transport,
+            decoder: Decoder::default(),
+            next_id: 1,
+            backlog: VecDeque::new(),
+        })
+    }
+
+    /// Calls `method` and waits at most `deadline` for its result. `params` must serialize to a
+    /// map; `()` means none.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with the kernel's error, or what broke on the way.
+    pub fn call<R: DeserializeOwned>(
+        &mut self,
+        method: &str,
+        params: impl Serialize,
+        deadline: Duration,
+    ) -> Result<R, ClientError> {
+        self.call_with_meta(method, params, None, deadline)
+    }
+
+    /// [`Client::call`] with metadata.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn call_with_meta<R: DeserializeOwned>(
+        &mut self,
+        method: &str,
+        params: impl Serialize,
+        meta: Option<Meta>,
+        deadline: Duration,
+    ) -> Result<R, ClientError> {
+        let until = Instant::now() + deadline;
+        let id = Id::Number(self.next_id);
+        self.next_id += 1;
+        self.send(Some(id.clone()), method, params, meta)?;
+        loop {
+            let Some(frame) = self.read_frame(until)? else {
+                return Err(ClientError::Deadline(deadline));
+            };
+            if frame.kind == FrameKind::Response {
+                let response = Response::<Value>::decode(&frame.payload, &Limits::default())?;
+                // A response to a call that was given up earlier is no longer wanted.
+                if response.id == id {
+                    return finish(method, response);
+                }
+            } else {
+                let incoming = incoming(&frame)?;
+                if self.backlog.len() == BACKLOG_MESSAGES {
+                    return Err(ClientError::Backlog);
+                }
+                self.backlog.push_back(incoming);
+            }
+        }
+    }
+
+    /// Sends a request that gets no response.
+    ///
+    /// # Errors
+    /// What broke on the way.
+    pub fn notify(&mut self, method: &str, params: impl Serialize) -> Result<(), ClientError> {
+        self.send(None, method, params, None)
+    }
+
+    /// The next event or chunk of any subscription of this connection, in order of arrival; none
+    /// when `deadline` passes first.
+    ///
+    /// # Errors
+    /// What broke on the way.
+    pub fn next_incoming(&mut self, deadline: Duration) -> Result<Option<Incoming>, ClientError> {
+        if let Some(incoming) = self.backlog.pop_front() {
+            return Ok(Some(incoming));
+        }
+        let until = Instant::now() + deadline;
+        while let Some(frame) = self.read_frame(until)? {
+            if frame.kind != FrameKind::Response {
+                return incoming(&frame).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Subscribes with `method` (`event.subscribe`, `device.subscribe`) and gives an iterator over
+    /// what it delivers.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn subscribe(
+        &mut self,
+        method: &str,
+        params: impl Serialize,
+        deadline: Duration,
+    ) -> Result<Subscription<'_>, ClientError> {
+        let reply: Value = self.call(method, params, deadline)?;
+        let name = reply.as_map().and_then(|entries| {
+            let found = entries
+                .iter()
+                .find(|(key, _)| key.as_str() == Some("subscription"));
+            found.and_then(|(_, value)| value.as_str())
+        });
+        let name = name.ok_or_else(|| ClientError::Result {
+            method: method.into(),
+            detail: format!("no text `subscription` in {reply}"),
+        })?;
+        Ok(Subscription {
+            name: name.into(),
+            reply,
+            client: self,
+            patience: deadline,
+        })
+    }
+
+    fn send(
+        &mut self,
+        id: Option<Id>,
+        method: &str,
+        params: impl Serialize,
+        meta: Option<Meta>,
+    ) -> Result<(), ClientError> {
+        let request = Request {
+            id,
+            method: method.into(),
+            params: Some(params),
+            meta,
+        };
+        let bytes = request.encode(&Limits::default())?;
+        self.transport.write_all(&bytes).map_err(broken)
+    }
+
+    /// The next frame, or none at `until`.
+    fn read_frame(&mut self, until: Instant) -> Result<Option<Frame>, ClientError> {
+        let mut bytes = [0; 16 * 1024];
+        loop {
+            if let Some(frame) = self.decoder.next_frame()? {
+                return Ok(Some(frame));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            self.transport
+                .set_timeouts(left)
+                .map_err(ClientError::Broken)?;
+            match self.transport.read(&mut bytes) {
+                Ok(0) => return Err(ClientError::Closed),
+                Ok(count) => self.decoder.feed(&bytes[..count]),
+                Err(error) if is_transient(&error) => {}
+                Err(error) => return Err(broken(error)),
+            }
+        }
+    }
+}
+
+/// What a subscription delivers, one item at a time, without end: stop by dropping it.
+///
+/// Items of other subscriptions of the connection are passed over unread, so use
+/// [`Client::next_incoming`] where several are open. Dropping it does not unsubscribe; closing the
+/// connection does.
+#[derive(Debug)]
+pub struct Subscription<'client> {
+    /// Its name, as items carry it.
+    pub name: String,
+    /// The whole reply of the subscribing method.
+    pub reply: Value,
+    client: &'client mut Client,
+    patience: Duration,
+}
+
+impl Subscription<'_> {
+    /// Longest that [`Iterator::next`] waits for an item before it says
+    /// [`ClientError::Deadline`]; at first the deadline of the subscribing call.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    /// Grants the subscription more bytes of credit (`stream.credit`).
+    ///
+    /// # Errors
+    /// What broke on the way.
+    pub fn grant(&mut self, bytes: u64) -> Result<(), ClientError> {
+        #[derive(Serialize)]
+        struct Credit<'a> {
+            subscription: &'a str,
+            bytes: u64,
+        }
+        let credit = Credit {
+            subscription: &self.name,
+            bytes,
+        };
+        self.client.notify("stream.credit", credit)
+    }
+}
+
+impl Iterator for Subscription<'_> {
+    type Item = Result<Incoming, ClientError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let until = Instant::now() + self.patience;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.client.next_incoming(left) {
+                Ok(Some(incoming)) if subscription_of(&incoming) == Some(&self.name) => {
+                    return Some(Ok(incoming));
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return Some(Err(ClientError::Deadline(self.patience))),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+/// The subscription that an item is delivered to.
+fn subscription_of(incoming: &Incoming) -> Option<&str> {
+    match incoming {
+        Incoming::Event(event) => event.subscription.as_deref(),
+        Incoming::Chunk(chunk) => Some(&chunk.subscription),
+    }
+}
+
+fn finish<R: DeserializeOwned>(method: &str, response: Response<Value>) -> Result<R, ClientError> {
+    let result = response
+        .into_result()
+        .map_err(|info| ClientError::Refused(Box::new(info)))?;
+    message::typed(&result).map_err(|detail| ClientError::Result {
+        method: method.into(),
+        detail,
+    })
+}
+
+fn incoming(frame: &Frame) -> Result<Incoming, ClientError> {
+    let limits = Limits::default();
+    Ok(match frame.kind {
+        FrameKind::Event => Incoming::Event(Event::decode(&frame.payload, &limits)?),
+        FrameKind::StreamChunk => Incoming::Chunk(StreamChunk::decode(&frame.payload, &limits)?),
+        FrameKind::Request | FrameKind::Response => {
+            return Err(FrameError::Kind {
+                found: frame.kind as u8,
+            }
+            .into());
+        }
+    })
+}
+
+fn is_transient(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+    matches!(error.kind(), Interrupted | TimedOut | WouldBlock)
+}
+
+fn broken(error: std::io::Error) -> ClientError {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    match error.kind() {
+        BrokenPipe | ConnectionAborted | ConnectionReset => ClientError::Closed,
+        _ => ClientError::Broken(error),
+    }
+}
+
+/// Takes over the connected socket that the parent left at `number`, once in a process.
+#[allow(unsafe_code)]
+fn adopt(number: i32) -> std::io::Result<UnixStream> {
+    use std::os::fd::FromRawFd;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Err(std::io::Error::other(
+            "KAIRO_IPC_FD was already taken by this process",
+        ));
+    }
+    // SAFETY: the parent declares in the environment that this descriptor is ours; it is above 2
+    // (`Endpoint`), and `TAKEN` makes sure that it gets one owner only. A number that is not open
+    // makes every use fail with EBADF, which the clone below reports.
+    let inherited = unsafe { OwnedFd::from_raw_fd(number) };
+    // The clone is close-on-exec, and the inherited one, which is not, closes here: the connection
+    // is an identity, and must not leak into programs that we start.
+    let stream = UnixStream::from(inherited.try_clone()?);
+    stream.peer_addr()?;
+    Ok(stream)
+}

@@ -1,0 +1,9 @@
+//! The subcommands of `cargo xtask`: arguments, output and exit status; the work is in the
+//! library.
+
+pub mod demo;
+pub mod image;
+pub mod kernel;
+pub mod run;
+pub mod test;
+pub mod tidy;

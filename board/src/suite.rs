@@ -1,0 +1,168 @@
+//! `cargo xtask test`: everything that must hold, in the order that finds a mistake soonest.
+//!
+//! Cheap checks first, then the crates' own tests, then the kernel and the image, and last the
+//! whole system: hosted and in QEMU. Stops at the first part that fails, because what follows
+//! builds on it. The tests' own output is shown as it comes.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+
+use crate::kernel::{self, Arch};
+use crate::needs::{self, Work};
+use crate::paths::Paths;
+use crate::progress::readable_duration;
+use crate::tidy;
+
+/// The package whose tests need the kernel, the image and the programs.
+const SYSTEM_TESTS: &str = "kairo-tests";
+
+/// How much to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// What needs neither kernel nor image: seconds after a small change.
+    Quick,
+    /// Everything.
+    Whole,
+}
+
+/// One part.
+struct Part {
+    name: &'static str,
+    extent: Extent,
+    run: fn(&Paths) -> anyhow::Result<()>,
+}
+
+/// The parts, in order.
+const PARTS: [Part; 6] = [
+    Part {
+        name: "format",
+        extent: Extent::Quick,
+        run: |paths| cargo(paths, &["fmt", "--all", "--check"]),
+    },
+    Part {
+        name: "house rules",
+        extent: Extent::Quick,
+        run: house_rules,
+    },
+    Part {
+        name: "clippy",
+        extent: Extent::Quick,
+        run: |paths| {
+            let all = [
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--quiet",
+            ];
+            cargo(paths, &[&all[..], &["--", "-D", "warnings"]].concat())
+        },
+    },
+    Part {
+        name: "crates",
+        extent: Extent::Quick,
+        run: |paths| {
+            let all = [
+                "test",
+                "--workspace",
+                "--locked",
+                "--no-fail-fast",
+                "--quiet",
+            ];
+            cargo(paths, &[&all[..], &["--exclude", SYSTEM_TESTS]].concat())
+        },
+    },
+    Part {
+        name: "kernel",
+        extent: Extent::Whole,
+        run: kernel_check,
+    },
+    Part {
+        name: "system",
+        extent: Extent::Whole,
+        // One at a time: each starts machines or real-time threads of its own.
+        run: |paths| {
+            let system = ["test", "-p", SYSTEM_TESTS, "--locked", "--no-fail-fast"];
+            cargo(paths, &[&system[..], &["--", "--test-threads=1"]].concat())
+        },
+    },
+];
+
+/// Runs the parts of `extent`.
+///
+/// # Errors
+/// The first part that fails, by name; before them, what is missing on this machine.
+pub fn run(paths: &Paths, extent: Extent) -> anyhow::Result<()> {
+    let work = match extent {
+        Extent::Quick => Work::QuickTests,
+        Extent::Whole => Work::AllTests,
+    };
+    needs::ensure(paths, work)?;
+    let started = Instant::now();
+    let mut table: Vec<(&str, Duration)> = Vec::new();
+    let wanted = |part: &&Part| extent == Extent::Whole || part.extent == Extent::Quick;
+    for part in PARTS.iter().filter(wanted) {
+        eprintln!("── {} ──", part.name);
+        let began = Instant::now();
+        (part.run)(paths).with_context(|| format!("the part `{}` failed", part.name))?;
+        table.push((part.name, began.elapsed()));
+    }
+    for (name, took) in &table {
+        println!("{name:<14} ok  {:>8}", readable_duration(*took));
+    }
+    println!(
+        "{:<14} ok  {:>8}",
+        "everything",
+        readable_duration(started.elapsed())
+    );
+    Ok(())
+}
+
+fn cargo(paths: &Paths, arguments: &[&str]) -> anyhow::Result<()> {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(program)
+        .args(arguments)
+        .current_dir(paths.workspace())
+        .status()
+        .context("cannot start cargo")?;
+    ensure!(
+        status.success(),
+        "`cargo {}` ended with {status}",
+        arguments.join(" ")
+    );
+    Ok(())
+}
+
+fn house_rules(paths: &Paths) -> anyhow::Result<()> {
+    let problems = tidy::check(paths.workspace())?;
+    for problem in &problems {
+        println!("{problem}");
+    }
+    ensure!(
+        problems.is_empty(),
+        "{} problems; see `cargo xtask tidy`",
+        problems.len()
+    );
+    Ok(())
+}
+
+fn kernel_check(paths: &Paths) -> anyhow::Result<()> {
+    let kernel = kernel::build(paths, Arch::X86_64)?;
+    let report = kernel::check(paths, Arch::X86_64)?;
+    if !report.ok {
+        for miss in &report.misses {
+            println!("{miss}");
+        }
+        bail!(
+            "{} requested kernel symbols did not come out as asked",
+            report.misses.len()
+        );
+    }
+    println!(
+        "Linux {}: {} symbols as asked",
+        kernel.metadata.release, report.requested
+    );
+    Ok(())
+}

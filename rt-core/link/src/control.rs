@@ -1,0 +1,477 @@
+//! The control connection between kairod and an ordinary thread of kairo-rt.
+//!
+//! One `SOCK_SEQPACKET` Unix connection; a packet is one MsgPack message, with the descriptors it
+//! speaks of attached (`SCM_RIGHTS`). Only set-up goes this way: leases opened and closed, devices
+//! lost and found. Commands and states go through the segments. agent-only and setup-only: nothing
+//! here is called from a real-time thread.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+    connect, recvmsg, sendmsg, socket,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// Longest message, bytes. A welcome of four loops, four buses and their devices takes about 8 KiB.
+pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+/// Most descriptors in one message: stats, doorbell, and a state segment a device.
+pub const MAX_DESCRIPTORS: usize = 16;
+/// Deepest nesting of a message. The deepest, a joint of a device in a welcome, takes 7.
+const MAX_NESTING: usize = 16;
+/// Devices a kairo-rt can have.
+pub const MAX_DEVICES: usize = 8;
+const _: () = assert!(MAX_DEVICES + 2 <= MAX_DESCRIPTORS);
+
+/// What kairod asks of kairo-rt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Request {
+    /// First message. Answered by [`Notice::Welcome`] or [`Notice::Refused`].
+    Hello {
+        /// The sender's [`crate::segment::VERSION`].
+        version: u64,
+    },
+    /// Open a lease on a device. Answered by `LeaseOpened` or `LeaseRefused` with the same number.
+    OpenLease {
+        /// Chosen by the sender, echoed in the answer.
+        request: u64,
+        /// Index into the welcome's devices.
+        device: u32,
+    },
+    /// Give a lease up. The device takes its safe action. Answered by `LeaseClosed`.
+    CloseLease {
+        /// The lease.
+        epoch: u64,
+        /// True if the holder vanished rather than released.
+        holder_gone: bool,
+    },
+}
+
+/// What kairo-rt tells kairod.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Notice {
+    /// Descriptors attached, in this order: statistics segment, doorbell (rings when a reply ring
+    /// or a device state changed), then one state segment per device.
+    ///
+    /// The doorbell is read like an eventfd: readable when rung, eight bytes a ring, one ring at
+    /// most waits. It is the reading end of a non-blocking pipe, because an eventfd shares its
+    /// `O_NONBLOCK` flag between both sides, and a peer could make the next ring block.
+    Welcome(Box<Welcome>),
+    /// The connection is refused and closes.
+    Refused {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// Descriptors attached, in this order: command ring, reply ring.
+    LeaseOpened {
+        /// The request's number.
+        request: u64,
+        /// Identifies the lease; grows with every lease kairo-rt ever gave.
+        epoch: u64,
+    },
+    /// No lease.
+    LeaseRefused {
+        /// The request's number.
+        request: u64,
+        /// Stable code: `busy`, `not_armed`, `bus_lost`, `no_such_device`, `limit`.
+        code: String,
+        /// Readable text.
+        reason: String,
+    },
+    /// A lease ended, by request or because the real-time plane revoked it.
+    LeaseClosed {
+        /// The lease.
+        epoch: u64,
+        /// A stable [`crate::abi::Cause`] name.
+        cause: String,
+    },
+    /// A device was lost or found.
+    DeviceChanged {
+        /// Index into the welcome's devices.
+        device: u32,
+        /// True when it is usable.
+        present: bool,
+        /// A stable [`crate::abi::Cause`] name.
+        cause: String,
+        /// The device node its bus was found at; empty when there is none.
+        path: String,
+        /// Readable text.
+        detail: String,
+    },
+}
+
+/// What there is to know on connecting.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// kairo-rt's [`crate::segment::VERSION`].
+    pub version: u64,
+    /// Version text of kairo-rt.
+    pub build: String,
+    /// The robot's name.
+    pub robot: String,
+    /// True when the loops run armed.
+    pub armed: bool,
+    /// The loops, in the order of the statistics block.
+    pub loops: Vec<LoopDescription>,
+    /// The buses, in the order of the statistics block.
+    pub buses: Vec<BusDescription>,
+    /// The devices.
+    pub devices: Vec<DeviceDescription>,
+    /// What bring-up checked, read back from the kernel.
+    pub bringup: Vec<BringupCheck>,
+}
+
+/// A control loop, as configured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LoopDescription {
+    /// Its name.
+    pub name: String,
+    /// Period, microseconds.
+    pub period_us: u64,
+    /// SCHED_FIFO priority.
+    pub priority: u32,
+    /// The core it is pinned to; none when not pinned.
+    pub core: Option<u32>,
+}
+
+/// A bus, as configured and found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BusDescription {
+    /// Its name.
+    pub name: String,
+    /// The port as configured.
+    pub port: String,
+    /// The device node it resolved to; empty while absent.
+    pub path: String,
+    /// Servo ids, in the order of the statistics block.
+    pub servo_ids: Vec<u8>,
+}
+
+/// A device, as configured and found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeviceDescription {
+    /// Its name, the stable id in the public protocol.
+    pub name: String,
+    /// What it is: `servo-arm`.
+    pub kind: String,
+    /// Name of its bus.
+    pub bus: String,
+    /// Name of its loop.
+    pub control_loop: String,
+    /// The declared safe action: `hold` or `torque-off`.
+    pub safe_action: String,
+    /// Longest time to live of a command, ms.
+    pub ttl_max_ms: u64,
+    /// Its joints, in command order.
+    pub joints: Vec<JointDescription>,
+    /// True while its bus is up.
+    pub present: bool,
+}
+
+/// A joint and its limits.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JointDescription {
+    /// Its name.
+    pub name: String,
+    /// Id of its servo on the bus.
+    pub servo_id: u8,
+    /// Lowest position, rad.
+    pub position_min_rad: f64,
+    /// Highest position, rad.
+    pub position_max_rad: f64,
+    /// Highest speed, rad/s.
+    pub velocity_max_rad_s: f64,
+    /// Highest acceleration, rad/s².
+    pub acceleration_max_rad_s2: f64,
+}
+
+/// One line of the bring-up table: what was asked of the kernel and what it says it did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BringupCheck {
+    /// `process`, or a thread's name.
+    pub scope: String,
+    /// Stable name of the check: `policy`, `affinity`, `locked_memory`, …
+    pub check: String,
+    /// What was wanted.
+    pub wanted: String,
+    /// What was read back.
+    pub found: String,
+    /// Whether they agree.
+    pub ok: bool,
+    /// Whether strict mode refuses to arm without it.
+    pub required: bool,
+    /// The command that fixes it; empty when it is fine.
+    pub fix: String,
+}
+
+/// Why a control message could not be sent or received.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The peer closed the connection.
+    #[error("the peer closed the link")]
+    Closed,
+    /// A system call failed.
+    #[error("{call} on the link failed: {errno}")]
+    System {
+        /// The call.
+        call: &'static str,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The packet is not a message of this protocol.
+    #[error("malformed link message of {bytes} bytes: {detail}")]
+    Malformed {
+        /// Its length.
+        bytes: usize,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The message does not fit.
+    #[error("link message of {bytes} bytes exceeds {MAX_MESSAGE_BYTES}")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+    },
+}
+
+impl ControlError {
+    /// True when the socket was only not ready, or a receive time-out passed.
+    pub fn is_would_block(&self) -> bool {
+        matches!(
+            self,
+            Self::System {
+                errno: Errno::EAGAIN | Errno::EINTR,
+                ..
+            }
+        )
+    }
+}
+
+/// One end of the control connection.
+#[derive(Debug)]
+pub struct ControlSocket {
+    fd: OwnedFd,
+}
+
+impl ControlSocket {
+    /// Wraps an accepted or inherited `SOCK_SEQPACKET` descriptor.
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// Connects to kairo-rt at `path`.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn connect(path: &Path) -> Result<Self, ControlError> {
+        let fd = socket(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .map_err(|errno| ControlError::System {
+            call: "socket",
+            errno,
+        })?;
+        let address = UnixAddr::new(path).map_err(|errno| ControlError::System {
+            call: "socket path",
+            errno,
+        })?;
+        connect(fd.as_raw_fd(), &address).map_err(|errno| ControlError::System {
+            call: "connect",
+            errno,
+        })?;
+        Ok(Self { fd })
+    }
+
+    /// Sends one message with descriptors.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub fn send<M: Serialize>(
+        &self,
+        message: &M,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), ControlError> {
+        let bytes = rmp_serde::to_vec_named(message).map_err(|error| ControlError::Malformed {
+            bytes: 0,
+            detail: error.to_string(),
+        })?;
+        if bytes.len() > MAX_MESSAGE_BYTES || descriptors.len() > MAX_DESCRIPTORS {
+            return Err(ControlError::TooLong { bytes: bytes.len() });
+        }
+        let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let attached: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+        let parts = [IoSlice::new(&bytes)];
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        match sendmsg::<()>(self.fd.as_raw_fd(), &parts, attached, flags, None) {
+            Ok(_) => Ok(()),
+            Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => Err(ControlError::Closed),
+            Err(errno) => Err(ControlError::System {
+                call: "sendmsg",
+                errno,
+            }),
+        }
+    }
+
+    /// Receives one message with its descriptors.
+    ///
+    /// # Errors
+    /// See [`ControlError`]; [`ControlError::is_would_block`] for a time-out.
+    pub fn receive<M: DeserializeOwned>(&self) -> Result<(M, Vec<OwnedFd>), ControlError> {
+        let mut bytes = vec![0_u8; MAX_MESSAGE_BYTES];
+        let mut space = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let received = recvmsg::<()>(self.fd.as_raw_fd(), &mut parts, Some(&mut space), flags);
+        let received = match received {
+            Ok(received) => received,
+            Err(Errno::ECONNRESET | Errno::ENOTCONN) => return Err(ControlError::Closed),
+            Err(errno) => {
+                return Err(ControlError::System {
+                    call: "recvmsg",
+                    errno,
+                });
+            }
+        };
+        let length = received.bytes;
+        let truncated = received
+            .flags
+            .intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
+        let mut descriptors = Vec::new();
+        let malformed = |detail: String| ControlError::Malformed {
+            bytes: length,
+            detail,
+        };
+        for message in received
+            .cmsgs()
+            .map_err(|errno| malformed(errno.to_string()))?
+        {
+            if let ControlMessageOwned::ScmRights(rights) = message {
+                // SAFETY: the kernel installed these descriptors for us with this very call, and
+                // nobody else knows them.
+                descriptors.extend(
+                    rights
+                        .into_iter()
+                        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+                );
+            }
+        }
+        if length == 0 {
+            return Err(ControlError::Closed);
+        }
+        if truncated {
+            return Err(malformed(
+                "longer than the limit, or too many descriptors".into(),
+            ));
+        }
+        let mut decoder = rmp_serde::Deserializer::from_read_ref(&bytes[..length]);
+        // Decoding recurses once a level, and the peer chooses the levels: without a bound of our
+        // own, one packet overflows the stack and takes the process with it.
+        decoder.set_max_depth(MAX_NESTING);
+        let message = M::deserialize(&mut decoder).map_err(|error| malformed(error.to_string()))?;
+        Ok((message, descriptors))
+    }
+}
+
+impl AsFd for ControlSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests {
+    use super::*;
+    use nix::sys::socket::socketpair;
+
+    fn pair() -> (ControlSocket, ControlSocket) {
+        let kind = SockType::SeqPacket;
+        let (one, other) =
+            socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        (ControlSocket::from_fd(one), ControlSocket::from_fd(other))
+    }
+
+    #[test]
+    fn a_message_arrives_with_its_descriptors() {
+        let (one, other) = pair();
+        let opened = Notice::LeaseOpened {
+            request: 3,
+            epoch: 9,
+        };
+        one.send(&opened, &[one.as_fd(), other.as_fd()]).unwrap();
+        let (message, descriptors) = other.receive::<Notice>().unwrap();
+        assert_eq!(message, opened);
+        assert_eq!(descriptors.len(), 2);
+    }
+
+    #[test]
+    fn a_vanished_peer_is_closed_and_garbage_is_malformed() {
+        let (one, other) = pair();
+        one.send(&"not a request", &[]).unwrap();
+        assert!(matches!(
+            other.receive::<Request>(),
+            Err(ControlError::Malformed { .. })
+        ));
+        drop(one);
+        assert!(matches!(
+            other.receive::<Request>(),
+            Err(ControlError::Closed)
+        ));
+        assert!(matches!(
+            other.send(&Request::Hello { version: 1 }, &[]),
+            Err(ControlError::Closed)
+        ));
+    }
+
+    #[test]
+    fn nesting_does_not_use_up_the_stack_of_the_receiver() {
+        // As deep as a message can be, behind a key that nobody knows: buffered all the same.
+        let (one, other) = pair();
+        let mut bytes = vec![0x82, 0xa1, b'x'];
+        bytes.resize(MAX_MESSAGE_BYTES - 32, 0x91);
+        bytes.extend([0xc0, 0xa4]);
+        bytes.extend(b"type");
+        bytes.push(0xa5);
+        bytes.extend(b"hello");
+        nix::sys::socket::send(one.fd.as_raw_fd(), &bytes, MsgFlags::empty()).unwrap();
+        // Half of the stack that kairo-rt gives the thread behind `rt.sock`.
+        let thread = std::thread::Builder::new().stack_size(256 * 1024);
+        let thread = thread.spawn(move || other.receive::<Request>().map(|(message, _)| message));
+        let received = thread.unwrap().join().unwrap();
+        assert!(
+            matches!(received, Err(ControlError::Malformed { .. })),
+            "{received:?}"
+        );
+    }
+
+    #[test]
+    fn every_message_survives_the_trip() {
+        let (one, other) = pair();
+        let welcome = Notice::Welcome(Box::new(Welcome {
+            robot: "so101".into(),
+            devices: vec![DeviceDescription {
+                name: "arm".into(),
+                joints: vec![JointDescription::default()],
+                ..Default::default()
+            }],
+            ..Default::default()
+        }));
+        one.send(&welcome, &[]).unwrap();
+        assert_eq!(other.receive::<Notice>().unwrap().0, welcome);
+        let request = Request::CloseLease {
+            epoch: 4,
+            holder_gone: true,
+        };
+        other.send(&request, &[]).unwrap();
+        assert_eq!(one.receive::<Request>().unwrap().0, request);
+    }
+}

@@ -1,0 +1,33 @@
+//! The shared-memory boundary between the real-time plane and the agent plane.
+//!
+//! kairo-rt makes every segment here and hands it to kairod as a sealed memfd over one
+//! `SOCK_SEQPACKET` connection ([`control`]). After that the two planes meet only in memory:
+//!
+//! - [`ring`]: wait-free single-producer single-consumer rings, one for commands and one for
+//!   replies per lease;
+//! - [`latest`]: a wait-free latest-value triple buffer per device;
+//! - [`stats`]: counters and histograms the real-time plane writes and the agent plane can only
+//!   read.
+//!
+//! **Trust.** The real-time side treats every byte as hostile: indices are checked against its own
+//! private copies, a payload is copied once and then validated, and nothing here waits, locks,
+//! allocates or frees after set-up. The worst a hostile peer can do is to spoil what it reads
+//! itself, or to have its lease revoked.
+//!
+//! **Ownership.** An endpoint keeps its mapping alive. The thread that set a segment up keeps one
+//! reference for as long as the real-time thread has one, so that unmapping never happens there.
+//!
+//! **Not here.** Validation of a command's meaning (`kairo-rt`), the public protocol
+//! (`kairo-wire`), anything with a socket other than [`control`].
+
+pub mod abi;
+pub mod control;
+pub mod histogram;
+pub mod latest;
+pub mod mono;
+pub mod pod;
+pub mod ring;
+pub mod segment;
+pub mod stats;
+
+pub use mono::MonoNs;

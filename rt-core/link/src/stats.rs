@@ -1,0 +1,199 @@
+//! The statistics segment: everything the real-time plane counts, for anyone to read.
+//!
+//! One per kairo-rt, mapped read-only by the agent plane (`F_SEAL_FUTURE_WRITE`), so reading needs
+//! no protocol and can disturb nothing. Every field is an atomic word with one writing thread.
+//! rt-safe to write.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::histogram::Histogram;
+use crate::segment::Segment;
+
+/// Control loops a kairo-rt can have.
+pub const MAX_LOOPS: usize = 4;
+/// Buses a kairo-rt can have.
+pub const MAX_BUSES: usize = 4;
+/// Servos on one bus.
+pub const MAX_SERVOS: usize = 16;
+
+/// One thread's purity: what a real-time thread must not cause after arming.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct ThreadStats {
+    /// Minor page faults since arming.
+    pub minor_faults: AtomicU64,
+    /// Major page faults since arming.
+    pub major_faults: AtomicU64,
+    /// Voluntary context switches since arming: one a sleep.
+    pub voluntary_switches: AtomicU64,
+    /// Involuntary context switches since arming.
+    pub involuntary_switches: AtomicU64,
+    /// Heap allocations since arming.
+    pub allocations: AtomicU64,
+    /// Kernel thread id; zero until the thread runs.
+    pub tid: AtomicU64,
+}
+
+/// One control loop.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct LoopStats {
+    /// Configured period, ns; zero in an unused entry.
+    pub period_ns: AtomicU64,
+    /// Ticks run since arming.
+    pub ticks: AtomicU64,
+    /// Periods skipped since arming.
+    pub skipped: AtomicU64,
+    /// First planned time, CLOCK_MONOTONIC ns. `(newest - first) / period + 1 = ticks + skipped`.
+    pub first_planned_ns: AtomicU64,
+    /// Newest planned time, CLOCK_MONOTONIC ns.
+    pub newest_planned_ns: AtomicU64,
+    /// Times the identity above did not hold. Always zero, or our bug.
+    pub identity_broken: AtomicU64,
+    /// Overruns because the wake-up came late.
+    pub overruns_late_wake: AtomicU64,
+    /// Overruns because the tick itself ran long.
+    pub overruns_long_execution: AtomicU64,
+    /// The thread.
+    pub thread: ThreadStats,
+    /// Wake-up time minus planned time.
+    pub lateness: Histogram,
+    /// Duration of the tick.
+    pub execution: Histogram,
+    /// Age of a command when it was accepted.
+    pub command_age: Histogram,
+}
+
+/// One servo on a bus.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct ServoStats {
+    /// Good replies.
+    pub replies: AtomicU64,
+    /// Replies that never came, or not in time.
+    pub timeouts: AtomicU64,
+    /// Replies with a wrong checksum or shape.
+    pub bad_packets: AtomicU64,
+    /// Replies that carried status error bits.
+    pub status_errors: AtomicU64,
+}
+
+/// One bus.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct BusStats {
+    /// Read-and-write cycles completed since arming; zero `servos` marks an unused entry.
+    pub cycles: AtomicU64,
+    /// Servos on the bus.
+    pub servos_in_use: AtomicU64,
+    /// 1 while the bus is up.
+    pub connected: AtomicU64,
+    /// Times the bus was lost.
+    pub losses: AtomicU64,
+    /// Received bytes that belonged to no packet.
+    pub garbage_bytes: AtomicU64,
+    /// The thread.
+    pub thread: ThreadStats,
+    /// From the first byte sent to the last reply of a cycle.
+    pub round_trip: Histogram,
+    /// The servos, in configuration order.
+    pub servos: [ServoStats; MAX_SERVOS],
+}
+
+/// Everything. All zero is a valid, empty block.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct StatsBlock {
+    /// When the loops were armed, CLOCK_MONOTONIC ns; zero before.
+    pub armed_ns: AtomicU64,
+    /// Bytes of locked memory read back at arming.
+    pub locked_bytes: AtomicU64,
+    /// The loops, in configuration order.
+    pub loops: [LoopStats; MAX_LOOPS],
+    /// The buses, in configuration order.
+    pub buses: [BusStats; MAX_BUSES],
+}
+
+/// Payload words of the statistics segment.
+pub const PAYLOAD_WORDS: usize = size_of::<StatsBlock>() / 8;
+const _: () = assert!(size_of::<StatsBlock>().is_multiple_of(8));
+const _: () = assert!(PAYLOAD_WORDS < crate::segment::MAX_WORDS / 2);
+
+/// A mapped statistics segment.
+#[derive(Clone, Debug)]
+pub struct Stats {
+    segment: Arc<Segment>,
+}
+
+impl Stats {
+    /// The statistics in `segment`. setup-only.
+    ///
+    /// # Panics
+    /// If the segment's payload is not that of a statistics block, a bug of the caller.
+    pub fn new(segment: Arc<Segment>) -> Self {
+        assert_eq!(segment.payload().len(), PAYLOAD_WORDS);
+        Self { segment }
+    }
+
+    /// The block. rt-safe.
+    pub fn block(&self) -> &StatsBlock {
+        let start = self.segment.payload().as_ptr().cast::<StatsBlock>();
+        // SAFETY: the payload is exactly as long as the block, aligned to 8 like it, stays mapped
+        // while `self` lives, and consists of atomic words, valid with any content.
+        unsafe { &*start }
+    }
+}
+
+/// Adds to a word that has one writer. rt-safe.
+pub fn add(word: &AtomicU64, by: u64) {
+    word.store(
+        word.load(Ordering::Relaxed).wrapping_add(by),
+        Ordering::Relaxed,
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::{Kind, PeerAccess};
+
+    #[test]
+    fn what_the_owner_records_the_reader_sees() {
+        let segment = Segment::in_heap(Kind::Stats, PAYLOAD_WORDS, 0, 1);
+        let stats = Stats::new(segment);
+        stats.block().loops[2].lateness.record(1500);
+        add(&stats.block().buses[3].servos[15].timeouts, 4);
+        let other = stats.clone();
+        assert_eq!(other.block().loops[2].lateness.snapshot().count, 1);
+        assert_eq!(
+            other.block().buses[3].servos[15]
+                .timeouts
+                .load(Ordering::Relaxed),
+            4
+        );
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "memfd is not available under Miri")]
+    fn a_reader_in_another_mapping_sees_it_too() {
+        let (ours, fd) = Segment::create(
+            c"kairo-stats",
+            Kind::Stats,
+            PAYLOAD_WORDS,
+            0,
+            1,
+            PeerAccess::ReadOnly,
+        )
+        .unwrap();
+        let theirs = Segment::open(&fd, Kind::Stats, PAYLOAD_WORDS, PeerAccess::ReadOnly).unwrap();
+        Stats::new(ours)
+            .block()
+            .armed_ns
+            .store(77, Ordering::Relaxed);
+        assert_eq!(
+            Stats::new(theirs).block().armed_ns.load(Ordering::Relaxed),
+            77
+        );
+    }
+}

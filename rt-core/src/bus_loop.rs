@@ -1,0 +1,456 @@
+//! A bus: one SCHED_FIFO thread that sends the newest goals and reads the newest samples.
+//!
+//! rt-safe after [`BusLoop::run`] has reported its bring-up. One cycle is one sync-write and one
+//! sync-read, bounded by the response timeout. A missing or damaged reply costs that servo's
+//! sample and a count; nothing stops the loop. The cycle keeps the period of the fastest control
+//! loop it serves as long as the wire is fast enough, and skips like it when it is not.
+//!
+//! When the line is gone, or nobody answers for a while, the thread says so to its devices, hands
+//! the line back to the supervisor (closing a port may block, so it never happens here), and idles
+//! at its period until it is given another. A servo that lost its supply for a moment answers again
+//! and is limp, so the torque switch is read back several times a second; a servo found limp that
+//! should not be is a lost line too, because what heals that heals this: it is configured again,
+//! and its setpoint is taken from where it sank to. Whatever the goals were, nothing of an earlier
+//! connection is ever sent on a new one.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
+
+use kairo_hal::SerialBus;
+use kairo_hal::feetech::registers::{
+    AMPERES_PER_CURRENT, FRACTION_PER_LOAD, PresentState, STEPS_PER_TURN,
+};
+use kairo_hal::feetech::{
+    MAX_SERVOS, ServoBus, ServoBusError, ServoCounters, ServoOutcome, ServoSample,
+};
+use kairo_hal::line::BusError;
+use kairo_link::MonoNs;
+use kairo_link::abi::MAX_JOINTS;
+use kairo_link::control::BringupCheck;
+use kairo_link::stats::{BusStats, Stats, add};
+
+use crate::bringup::thread::{ThreadPlan, enter, read_back};
+use crate::exchange::{BusSide, Feedback, Goals};
+use crate::guard;
+use crate::pace::sleep_until;
+use crate::purity::Purity;
+use crate::schedule::Schedule;
+use crate::servo_map::ServoMap;
+use crate::shared::{Decision, Shared};
+
+/// A connected bus, on its way between the supervisor and the bus thread.
+pub type Line = Box<ServoBus<SerialBus>>;
+
+/// Cycles before the read-back; see the control loop's.
+const WARM_UP_CYCLES: u64 = 50;
+/// Thread counters are read every this many cycles.
+const PURITY_CYCLES: u64 = 32;
+/// A torque switch is a sync-write, which nobody acknowledges: it is sent this often.
+const TORQUE_REPEATS: u8 = 3;
+/// Goals are not acknowledged either, and a servo switched on with an old goal jumps to it: this
+/// many are sent before.
+const GOALS_BEFORE_TORQUE: u8 = 3;
+/// The torque switches are read back every this many cycles: 10 times a second at 4 ms. It costs a
+/// longer reply, not a transaction more.
+const TORQUE_CHECK_CYCLES: u32 = 25;
+/// Read-backs in a row that must find a servo limp: a damaged packet can look right once.
+const LIMP_READS: u8 = 2;
+const _: () = assert!(MAX_SERVOS == kairo_link::stats::MAX_SERVOS);
+
+/// A device's part of a bus.
+#[derive(Debug)]
+pub struct BusSeat {
+    link: BusSide,
+    first: usize,
+    maps: Vec<ServoMap>,
+    feedback: Feedback,
+    goals: Goals,
+    /// Cycles in a row whose goals went out for a device that shall be under torque.
+    goals_sent: u8,
+    torque_sent: bool,
+    torque_repeats: u8,
+}
+
+impl BusSeat {
+    /// A device whose servos are `maps.len()` of the bus's, from position `first` on. setup-only.
+    pub fn new(link: BusSide, first: usize, maps: Vec<ServoMap>) -> Self {
+        Self {
+            link,
+            first,
+            maps,
+            feedback: Feedback::default(),
+            goals: Goals::default(),
+            goals_sent: 0,
+            torque_sent: false,
+            torque_repeats: 0,
+        }
+    }
+
+    /// The torque switch to send after this cycle's goals, if one is due.
+    fn torque_order(&mut self) -> Option<bool> {
+        let wanted = self.goals.torque == 1;
+        self.goals_sent = match wanted {
+            true => self.goals_sent.saturating_add(1),
+            false => 0,
+        };
+        if wanted && self.goals_sent < GOALS_BEFORE_TORQUE {
+            return None;
+        }
+        if wanted != self.torque_sent {
+            self.torque_sent = wanted;
+            self.torque_repeats = TORQUE_REPEATS;
+        }
+        (self.torque_repeats > 0).then_some(wanted)
+    }
+}
+
+/// What a bus thread is made of.
+#[derive(Debug)]
+pub struct BusParts {
+    /// Its thread.
+    pub plan: ThreadPlan,
+    /// Its index in the statistics.
+    pub index: usize,
+    /// Period of the fastest loop it serves.
+    pub period_ns: u64,
+    /// How long a read may take.
+    pub response_timeout_ns: u64,
+    /// Cycles without any reply after which the bus is lost.
+    pub lost_after_cycles: u32,
+    /// Servo ids, device after device; at most [`MAX_SERVOS`].
+    pub ids: Vec<u8>,
+    /// The devices.
+    pub seats: Vec<BusSeat>,
+    /// Connected lines from the supervisor.
+    pub incoming: rtrb::Consumer<Line>,
+    /// Lost lines for it; with room for every line there can be.
+    pub outgoing: rtrb::Producer<Line>,
+    /// Where to count.
+    pub stats: Stats,
+    /// The words shared with other threads.
+    pub shared: Arc<Shared>,
+}
+
+/// A bus thread. See the module documentation.
+#[derive(Debug)]
+pub struct BusLoop {
+    parts: BusParts,
+    line: Option<Line>,
+    generation: u64,
+    silent_cycles: u32,
+    /// Cycles until the next read-back of the torque switches.
+    torque_check_in: u32,
+    /// Read-backs in a row that found the servo limp against its orders.
+    limp_reads: [u8; MAX_SERVOS],
+    samples: [ServoSample; MAX_SERVOS],
+    counted: [ServoCounters; MAX_SERVOS],
+    counted_garbage: u64,
+}
+
+impl BusLoop {
+    /// A bus that does not run yet. setup-only.
+    pub fn new(parts: BusParts) -> Self {
+        Self {
+            parts,
+            line: None,
+            generation: 0,
+            silent_cycles: 0,
+            torque_check_in: TORQUE_CHECK_CYCLES,
+            limp_reads: [0; MAX_SERVOS],
+            samples: [ServoSample::default(); MAX_SERVOS],
+            counted: [ServoCounters::default(); MAX_SERVOS],
+            counted_garbage: 0,
+        }
+    }
+
+    /// Runs until the control loops have ended, and returns itself so that an ordinary thread drops
+    /// it, line and all. The thread's bring-up is sent through `report` once.
+    pub fn run(mut self, report: SyncSender<Vec<BringupCheck>>) -> Self {
+        enter(&self.parts.plan);
+        self.warm_up(report);
+        let mut schedule = Schedule::starting_after(MonoNs::now(), self.parts.period_ns);
+        // Bounded by the main thread, which decides as soon as every thread has reported.
+        while self.parts.shared.decision() == Decision::Pending && !self.parts.shared.is_stopping()
+        {
+            self.period(&mut schedule);
+        }
+        let purity = Purity::of_this_thread();
+        self.own_stats().cycles.store(0, Ordering::Relaxed);
+        guard::count_this_thread();
+        let mut rounds: u64 = 0;
+        while !self.parts.shared.loops_are_done() {
+            self.period(&mut schedule);
+            rounds += 1;
+            if rounds.is_multiple_of(PURITY_CYCLES) {
+                purity.publish(&self.own_stats().thread);
+            }
+        }
+        // The loops' last goals: rest, and torque off where that is the safe action.
+        for _ in 0..TORQUE_REPEATS {
+            self.period(&mut schedule);
+        }
+        purity.publish(&self.own_stats().thread);
+        self
+    }
+
+    fn own_stats(&self) -> &BusStats {
+        &self.parts.stats.block().buses[self.parts.index]
+    }
+
+    fn warm_up(&mut self, report: SyncSender<Vec<BringupCheck>>) {
+        let mut schedule = Schedule::starting_after(MonoNs::now(), self.parts.period_ns);
+        let mut halfway = Purity::default();
+        for cycle in 0..WARM_UP_CYCLES {
+            if cycle == WARM_UP_CYCLES / 2 {
+                halfway = Purity::of_this_thread();
+            }
+            self.period(&mut schedule);
+        }
+        let end = Purity::of_this_thread();
+        let faults =
+            end.minor_faults + end.major_faults - halfway.minor_faults - halfway.major_faults;
+        let thread = nix::unistd::gettid().as_raw();
+        self.own_stats()
+            .thread
+            .tid
+            .store(u64::try_from(thread).unwrap_or(0), Ordering::Relaxed);
+        // The receiver waits for exactly one report from each thread, or is gone with the daemon.
+        let _ = report.send(read_back(&self.parts.plan, faults));
+    }
+
+    fn period(&mut self, schedule: &mut Schedule) {
+        sleep_until(schedule.planned());
+        schedule.begin();
+        if self.line.is_none()
+            && let Ok(line) = self.parts.incoming.pop()
+        {
+            self.adopt(line);
+        }
+        if let Some(mut line) = self.line.take() {
+            match self.cycle(&mut line) {
+                Ok(()) => self.line = Some(line),
+                Err(Lost) => self.lose(line),
+            }
+        }
+        schedule.finish(MonoNs::now());
+    }
+
+    fn adopt(&mut self, line: Line) {
+        self.generation += 1;
+        self.silent_cycles = 0;
+        self.torque_check_in = TORQUE_CHECK_CYCLES;
+        self.limp_reads = [0; MAX_SERVOS];
+        for (counted, id) in self.counted.iter_mut().zip(&self.parts.ids) {
+            *counted = line.servo_counters(*id).unwrap_or_default();
+        }
+        self.counted_garbage = line.counters().garbage_bytes;
+        for seat in &mut self.parts.seats {
+            seat.feedback = Feedback {
+                generation: self.generation,
+                bus_up: 1,
+                ..Feedback::default()
+            };
+            seat.goals_sent = 0;
+            seat.torque_sent = false;
+            seat.torque_repeats = 0;
+            seat.link.feedback.publish(&seat.feedback);
+        }
+        self.own_stats().connected.store(1, Ordering::Relaxed);
+        self.line = Some(line);
+    }
+
+    fn lose(&mut self, line: Line) {
+        for seat in &mut self.parts.seats {
+            seat.feedback.bus_up = 0;
+            seat.link.feedback.publish(&seat.feedback);
+        }
+        self.own_stats().connected.store(0, Ordering::Relaxed);
+        add(&self.own_stats().losses, 1);
+        if let Err(rtrb::PushError::Full(line)) = self.parts.outgoing.push(line) {
+            // There is one line at a time and room for it, so this is our bug; keeping the line
+            // open for ever is better than closing it here.
+            std::mem::forget(line);
+        }
+    }
+
+    /// Sends goals, reads samples, publishes feedback.
+    fn cycle(&mut self, line: &mut Line) -> Result<(), Lost> {
+        let started = MonoNs::now();
+        let deadline = started.plus_ns(self.parts.response_timeout_ns);
+        let written = self.send_goals(line, deadline);
+        if written.is_err_and(is_final) {
+            return Err(Lost);
+        }
+        let count = self.parts.ids.len();
+        let samples = &mut self.samples[..count];
+        let read = if self.torque_check_in == 0 {
+            line.sync_read_present_and_torque(&self.parts.ids, samples, deadline)
+        } else {
+            line.sync_read_present(&self.parts.ids, samples, deadline)
+        };
+        let replies = match read {
+            Ok(summary) => summary.replies,
+            Err(error) if is_final(error) => return Err(Lost),
+            Err(_) => 0,
+        };
+        let stats = self.own_stats();
+        add(&stats.cycles, 1);
+        stats.round_trip.record(MonoNs::now().since_ns(started));
+        self.count(line);
+        self.publish();
+        self.silent_cycles = if replies == 0 {
+            self.silent_cycles + 1
+        } else {
+            0
+        };
+        if self.silent_cycles >= self.parts.lost_after_cycles || self.is_limp() {
+            Err(Lost)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// One sync-write with the goals of every device that has some for this connection, and torque
+    /// switches where they changed: goals first, so that nothing jumps.
+    fn send_goals(&mut self, line: &mut Line, deadline: MonoNs) -> Result<(), ServoBusError> {
+        let (mut ids, mut steps, mut count) = ([0_u8; MAX_SERVOS], [0_i32; MAX_SERVOS], 0);
+        for seat in &mut self.parts.seats {
+            if let Some(goals) = seat.link.goals.take() {
+                seat.goals = goals;
+            }
+            if seat.goals.generation != self.generation || seat.goals.torque == 0 {
+                continue;
+            }
+            for (joint, map) in seat.maps.iter().enumerate() {
+                ids[count] = self.parts.ids[seat.first + joint];
+                steps[count] = map.steps(seat.goals.setpoint_rad[joint]);
+                count += 1;
+            }
+        }
+        if count > 0 {
+            line.sync_write_goals(&ids[..count], &steps[..count], deadline)?;
+        }
+        for seat in &mut self.parts.seats {
+            if seat.goals.generation != self.generation {
+                continue;
+            }
+            if let Some(wanted) = seat.torque_order() {
+                let servos = &self.parts.ids[seat.first..seat.first + seat.maps.len()];
+                line.sync_write_torque(servos, wanted, deadline)?;
+                seat.torque_repeats -= 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a servo that shall be under torque is not, going by the read-backs so far.
+    fn is_limp(&mut self) -> bool {
+        let mut most = 0;
+        for seat in &self.parts.seats {
+            let all = seat.first..seat.first + seat.maps.len();
+            let ordered = seat.torque_sent && seat.torque_repeats == 0;
+            for (sample, reads) in self.samples[all.clone()]
+                .iter()
+                .zip(&mut self.limp_reads[all])
+            {
+                *reads = match sample.is_torque_enabled() {
+                    Some(false) if ordered => reads.saturating_add(1),
+                    Some(_) => 0,
+                    None => *reads,
+                };
+                most = most.max(*reads);
+            }
+        }
+        // A first suspicion is checked at once.
+        self.torque_check_in = match self.torque_check_in {
+            0 if most > 0 => 0,
+            0 => TORQUE_CHECK_CYCLES,
+            cycles => cycles - 1,
+        };
+        most >= LIMP_READS
+    }
+
+    /// Adds what the line counted since the last cycle to the statistics.
+    fn count(&mut self, line: &Line) {
+        let stats = &self.parts.stats.block().buses[self.parts.index];
+        for ((id, servo), counted) in self
+            .parts
+            .ids
+            .iter()
+            .zip(&stats.servos)
+            .zip(&mut self.counted)
+        {
+            let now = line.servo_counters(*id).unwrap_or_default();
+            add(&servo.replies, now.replies - counted.replies);
+            add(&servo.timeouts, now.timeouts - counted.timeouts);
+            add(&servo.bad_packets, now.bad_checksum - counted.bad_checksum);
+            add(
+                &servo.status_errors,
+                now.status_errors - counted.status_errors,
+            );
+            *counted = now;
+        }
+        let garbage = line.counters().garbage_bytes;
+        add(&stats.garbage_bytes, garbage - self.counted_garbage);
+        self.counted_garbage = garbage;
+    }
+
+    fn publish(&mut self) {
+        for seat in &mut self.parts.seats {
+            for (joint, map) in seat.maps.iter().enumerate().take(MAX_JOINTS) {
+                let sample = &self.samples[seat.first + joint];
+                let feedback = &mut seat.feedback.joints[joint];
+                let Some(present) = sample
+                    .present()
+                    .filter(|present| is_plausible(sample, present))
+                else {
+                    feedback.missed = feedback.missed.saturating_add(1);
+                    continue;
+                };
+                let direction = map.direction();
+                feedback.position_rad = map.angle_rad(present.position_steps);
+                feedback.velocity_rad_s = present.velocity_rad_s() * direction;
+                feedback.load_ratio =
+                    f64::from(present.load_permille) * FRACTION_PER_LOAD * direction;
+                feedback.voltage_v = f64::from(present.voltage_v);
+                feedback.current_a = f64::from(present.current_a);
+                feedback.temperature_c = f64::from(present.temperature_c);
+                feedback.sampled_ns = sample.received_at.0;
+                feedback.status_bits = u32::from(sample.status.bits());
+                feedback.missed = 0;
+            }
+            seat.link.feedback.publish(&seat.feedback);
+        }
+    }
+}
+
+/// The line is gone, or nobody answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lost;
+
+/// Whether the line itself is finished, rather than a transaction on it.
+fn is_final(error: ServoBusError) -> bool {
+    matches!(
+        error,
+        ServoBusError::Line(BusError::Disconnected { .. } | BusError::Io { .. })
+    )
+}
+
+/// The protocol's checksum has one byte: about one in 256 damaged packets looks right. A position
+/// outside the servo's turn or a current no STS3215 survives gives such a sample away. A position
+/// outside the turn could not be held either: the nearest goal is its end, and torque would throw
+/// the joint there.
+fn is_plausible(sample: &ServoSample, present: &PresentState) -> bool {
+    /// Twice the stall current of an STS3215 at 12 V, in register units.
+    const CURRENT_MAX_A: f64 = 850.0 * AMPERES_PER_CURRENT;
+    /// What an end stop gives way, and the encoder's noise.
+    const TURN_MARGIN_STEPS: i32 = 16;
+    matches!(sample.outcome, ServoOutcome::Ok | ServoOutcome::StatusError)
+        && (-TURN_MARGIN_STEPS..STEPS_PER_TURN + TURN_MARGIN_STEPS)
+            .contains(&present.position_steps)
+        && f64::from(present.current_a.abs()) <= CURRENT_MAX_A
+}
+
+#[cfg(test)]
+mod tests;

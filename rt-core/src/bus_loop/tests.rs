@@ -1,0 +1,40 @@
+//! What a bus thread decides by itself, without a bus.
+
+use super::*;
+
+#[test]
+fn torque_is_switched_on_behind_several_goals_and_off_at_once() {
+    let (_loop_side, bus_side) = crate::exchange::pair();
+    let mut seat = BusSeat::new(bus_side, 0, Vec::new());
+    let mut orders = |torque, cycles: usize| {
+        seat.goals.torque = torque;
+        let mut cycle = || {
+            let order = seat.torque_order()?;
+            seat.torque_repeats -= 1;
+            Some(order)
+        };
+        (0..cycles).map(|_| cycle()).collect::<Vec<_>>()
+    };
+    assert_eq!(orders(0, 2), [None, None]);
+    let on = Some(true);
+    assert_eq!(orders(1, 6), [None, None, on, on, on, None]);
+    let off = Some(false);
+    assert_eq!(orders(0, 4), [off, off, off, None]);
+    assert_eq!(orders(1, 3), [None, None, on]);
+}
+
+#[test]
+fn a_position_that_no_goal_can_hold_is_no_sample() {
+    let mut sample = ServoSample::default();
+    sample.outcome = ServoOutcome::Ok;
+    let at = |position_steps| PresentState {
+        position_steps,
+        ..PresentState::default()
+    };
+    for steps in [0, 2048, 4095, -16, 4111] {
+        assert!(is_plausible(&sample, &at(steps)), "{steps}");
+    }
+    for steps in [-17, 4112, 8192, -4096, -32_767] {
+        assert!(!is_plausible(&sample, &at(steps)), "{steps}");
+    }
+}

@@ -1,0 +1,180 @@
+//! `robot.toml`: what a robot is made of, and what it may do.
+//!
+//! setup-only. A file is accepted whole or refused whole: [`load`] reports every problem with
+//! file, line, column and remedy, and there is no partly valid robot. Unknown keys are errors,
+//! units stand in the keys, and references between tables go by name and are resolved here to
+//! indices, so that nothing after this module looks a name up.
+//!
+//! Not here: anything the machine must be asked (does the port exist, does the core). That is
+//! found at bring-up, because a configuration is checked on another machine than it runs on.
+
+mod check;
+mod diagnostic;
+mod schema;
+mod table;
+
+use std::path::Path;
+
+pub use check::{BusTraffic, traffic_of};
+pub use diagnostic::{ConfigError, Diagnostic};
+
+/// A whole robot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RobotConfig {
+    /// Its name.
+    pub name: String,
+    /// Whether a bring-up check that fails refuses to arm.
+    pub strict: bool,
+    /// The buses.
+    pub buses: Vec<BusConfig>,
+    /// The control loops.
+    pub loops: Vec<LoopConfig>,
+    /// The devices.
+    pub devices: Vec<DeviceConfig>,
+}
+
+/// A servo bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BusConfig {
+    /// Its name.
+    pub name: String,
+    /// A device path, or a stable id such as `serial:usb-1-1`.
+    pub port: String,
+    /// Line speed, bits per second.
+    pub baud: u32,
+    /// SCHED_FIFO priority of its thread.
+    pub priority: u8,
+    /// The core its thread is pinned to, or not.
+    pub core: Option<usize>,
+    /// How long one transaction may take until all its replies are in.
+    pub response_timeout_us: u64,
+    /// Cycles in a row without any reply after which the bus counts as lost.
+    pub lost_after_cycles: u32,
+}
+
+/// A control loop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoopConfig {
+    /// Its name.
+    pub name: String,
+    /// Its period.
+    pub period_us: u64,
+    /// SCHED_FIFO priority of its thread.
+    pub priority: u8,
+    /// The core its thread is pinned to, or not.
+    pub core: Option<usize>,
+    /// What happens to periods that were missed.
+    pub overrun: OverrunPolicy,
+}
+
+/// What a loop does about periods it could not run in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OverrunPolicy {
+    /// Leave them out and count them; go on at the next planned time.
+    Skip,
+}
+
+/// What a device does when nobody commands it any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SafeAction {
+    /// Slow down at the acceleration limit and hold that position under torque.
+    Hold,
+    /// Slow down at the acceleration limit, then switch the torque off.
+    TorqueOff,
+}
+
+impl SafeAction {
+    /// As spelled in the file and on the link.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hold => "hold",
+            Self::TorqueOff => "torque-off",
+        }
+    }
+}
+
+/// A device: joints on one bus, driven by one loop.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceConfig {
+    /// Its name.
+    pub name: String,
+    /// Index of its bus.
+    pub bus: usize,
+    /// Index of its loop.
+    pub control_loop: usize,
+    /// What it does when commands stop.
+    pub safe_action: SafeAction,
+    /// Longest time to live a command may ask for.
+    pub ttl_max_ms: u64,
+    /// Age of feedback from which on it is too old to move by.
+    pub feedback_stale_ms: u64,
+    /// Its joints, in command order.
+    pub joints: Vec<JointConfig>,
+}
+
+/// One joint and the servo that moves it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JointConfig {
+    /// Its name.
+    pub name: String,
+    /// Id of the servo on the bus.
+    pub servo_id: u8,
+    /// Encoder step at 0 rad.
+    pub zero_steps: i32,
+    /// +1 when steps grow with the angle, -1 when they fall.
+    pub direction: i32,
+    /// Lowest position.
+    pub position_min_rad: f64,
+    /// Highest position.
+    pub position_max_rad: f64,
+    /// Highest speed.
+    pub velocity_max_rad_s: f64,
+    /// Highest acceleration and deceleration.
+    pub acceleration_max_rad_s2: f64,
+    /// Position loop gains to write into the servo, if any.
+    pub gains: Option<ServoGains>,
+}
+
+/// Gains of a servo's own position loop, in the servo's units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServoGains {
+    /// Proportional.
+    pub p: u8,
+    /// Integral.
+    pub i: u8,
+    /// Derivative.
+    pub d: u8,
+}
+
+/// Reads and checks the file at `path`.
+///
+/// # Errors
+/// Every problem of the file; see [`ConfigError`].
+pub fn load(path: &Path) -> Result<RobotConfig, ConfigError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(path, &text),
+        Err(error) => Err(ConfigError {
+            diagnostics: vec![Diagnostic {
+                file: path.to_path_buf(),
+                line: 0,
+                column: 0,
+                key: String::new(),
+                message: format!("cannot be read: {error}"),
+                fix: "give the robot's configuration with --config FILE".into(),
+            }],
+        }),
+    }
+}
+
+/// Checks `text`; `path` is only named in messages.
+///
+/// # Errors
+/// Every problem of the text; see [`ConfigError`].
+pub fn parse(path: &Path, text: &str) -> Result<RobotConfig, ConfigError> {
+    let mut problems = diagnostic::Problems::new(path, text);
+    let robot = schema::read(text, &mut problems);
+    problems.finish(robot)
+}
+
+#[cfg(test)]
+mod tests;

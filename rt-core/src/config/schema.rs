@@ -1,0 +1,378 @@
+//! The schema of `robot.toml`, written as the sequence of keys that are read.
+//!
+//! setup-only. Ranges and defaults stand here and nowhere else; `docs/reference/robot-toml.md`
+//! repeats them for people and a test holds its key list to this one.
+
+use std::f64::consts::PI;
+
+use kairo_hal::feetech::registers::{RADIANS_PER_STEP, STEPS_PER_TURN};
+use kairo_link::abi::MAX_JOINTS;
+use kairo_link::control::MAX_DEVICES;
+use kairo_link::stats::{MAX_BUSES, MAX_LOOPS};
+use toml::de::DeTable;
+
+use super::diagnostic::{Problems, nearest};
+use super::table::{Located, TableReader};
+use super::{
+    BusConfig, DeviceConfig, JointConfig, LoopConfig, OverrunPolicy, RobotConfig, SafeAction,
+    ServoGains, check,
+};
+
+/// Priorities the daemon may use: below 95, so that the kernel's own threads at 99 (migration,
+/// watchdog) and a rescue shell keep the last word.
+const PRIORITY: std::ops::RangeInclusive<i64> = 1..=94;
+/// Longest time a joint may need to stop, s. Half of the patience of kairo-rt's shutdown.
+const STOP_MAX_S: f64 = 5.0;
+/// Cores a machine can have, as far as a mask goes.
+const CORE: std::ops::RangeInclusive<i64> = 0..=1023;
+
+/// A table with what is needed to report problems about it later.
+pub(super) struct Section<T> {
+    /// `None` when the table itself has problems. It can still be referred to, so that one mistake
+    /// in a bus does not look like a mistake in every device on it.
+    pub(super) value: Option<T>,
+    pub(super) name: Located<String>,
+    /// The key its name stands under, for messages.
+    pub(super) key: String,
+}
+
+/// Reads a whole file. `None`, or any problem added, refuses it.
+pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfig> {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    let broken = !errors.is_empty();
+    for error in errors {
+        let fix = "see docs/reference/robot-toml.md for the shape of the file";
+        problems.add(
+            error.span().unwrap_or(0..0),
+            "",
+            error.message().to_owned(),
+            fix,
+        );
+    }
+    if broken {
+        // What the parser recovered may miss whole tables; problems about them would mislead.
+        return None;
+    }
+    let mut file = TableReader::new(root.get_ref(), 0..0, "");
+    let robot = file
+        .table(problems, "robot")
+        .and_then(|table| read_robot(table, problems));
+    let buses: Vec<_> = file
+        .tables(problems, "bus", MAX_BUSES)
+        .into_iter()
+        .filter_map(|table| read_bus(table, problems))
+        .collect();
+    let loops: Vec<_> = file
+        .tables(problems, "loop", MAX_LOOPS)
+        .into_iter()
+        .filter_map(|table| read_loop(table, problems))
+        .collect();
+    let devices: Vec<_> = file
+        .tables(problems, "device", MAX_DEVICES)
+        .into_iter()
+        .filter_map(|table| read_device(table, &buses, &loops, problems))
+        .collect();
+    file.finish(problems);
+    check::names(&buses, problems);
+    check::names(&loops, problems);
+    check::names(&devices, problems);
+    check::servo_ids(&buses, &devices, problems);
+    check::priorities(&buses, &loops, &devices, problems);
+    check::wire_time(&buses, &loops, &devices, problems);
+    let (name, strict) = robot?;
+    Some(RobotConfig {
+        name,
+        strict,
+        buses: values(buses)?,
+        loops: values(loops)?,
+        devices: values(devices)?
+            .into_iter()
+            .map(|located| located.device)
+            .collect(),
+    })
+}
+
+fn values<T>(sections: Vec<Section<T>>) -> Option<Vec<T>> {
+    sections.into_iter().map(|section| section.value).collect()
+}
+
+fn read_robot(mut table: TableReader<'_>, problems: &mut Problems<'_>) -> Option<(String, bool)> {
+    let name = table.text(problems, "name", "so101");
+    let strict = table.boolean(problems, "strict", true);
+    table.finish(problems);
+    Some((name?.value, strict?))
+}
+
+fn read_bus(mut table: TableReader<'_>, problems: &mut Problems<'_>) -> Option<Section<BusConfig>> {
+    let name = table.text(problems, "name", "arm-bus");
+    let kind = table.choice(problems, "kind", &[("feetech-sts", ())]);
+    let port = table.text(problems, "port", "serial:usb-1-1");
+    let baud = table.integer(problems, "baud", 9_600..=1_000_000, Some(1_000_000));
+    let priority = table.integer(problems, "priority", PRIORITY, None);
+    let core = read_core(&mut table, problems);
+    let timeout = table.integer(problems, "response_timeout_us", 200..=200_000, Some(12_000));
+    let lost = table.integer(problems, "lost_after_cycles", 2..=10_000, Some(25));
+    let key = table.path_of("name");
+    table.finish(problems);
+    let name = name?;
+    let complete = || {
+        kind?;
+        Some(BusConfig {
+            name: name.value.clone(),
+            port: port?.value,
+            baud: u32::try_from(baud?.value).ok()?,
+            priority: u8::try_from(priority?.value).ok()?,
+            core: core?,
+            response_timeout_us: u64::try_from(timeout?.value).ok()?,
+            lost_after_cycles: u32::try_from(lost?.value).ok()?,
+        })
+    };
+    Some(Section {
+        key,
+        value: complete(),
+        name,
+    })
+}
+
+fn read_loop(
+    mut table: TableReader<'_>,
+    problems: &mut Problems<'_>,
+) -> Option<Section<LoopConfig>> {
+    let name = table.text(problems, "name", "arm-loop");
+    let period = table.integer(problems, "period_us", 500..=100_000, None);
+    let priority = table.integer(problems, "priority", PRIORITY, None);
+    let core = read_core(&mut table, problems);
+    let overrun = table.choice(problems, "overrun", &[("skip", OverrunPolicy::Skip)]);
+    let key = table.path_of("name");
+    table.finish(problems);
+    let name = name?;
+    let complete = || {
+        Some(LoopConfig {
+            name: name.value.clone(),
+            period_us: u64::try_from(period?.value).ok()?,
+            priority: u8::try_from(priority?.value).ok()?,
+            core: core?,
+            overrun: overrun?,
+        })
+    };
+    Some(Section {
+        key,
+        value: complete(),
+        name,
+    })
+}
+
+/// `Some(None)` when the key is not there: the thread is not pinned.
+fn read_core(table: &mut TableReader<'_>, problems: &mut Problems<'_>) -> Option<Option<usize>> {
+    if !table.has("core") {
+        return Some(None);
+    }
+    let core = table.integer(problems, "core", CORE, None)?;
+    usize::try_from(core.value).ok().map(Some)
+}
+
+/// A device with the places of its servo ids.
+pub(super) struct LocatedDevice {
+    pub(super) device: DeviceConfig,
+    pub(super) servo_spans: Vec<std::ops::Range<usize>>,
+}
+
+fn read_device(
+    mut table: TableReader<'_>,
+    buses: &[Section<BusConfig>],
+    loops: &[Section<LoopConfig>],
+    problems: &mut Problems<'_>,
+) -> Option<Section<LocatedDevice>> {
+    let name = table.text(problems, "name", "arm");
+    let kind = table.choice(problems, "kind", &[("servo-arm", ())]);
+    let bus = read_reference(&mut table, "bus", buses, problems);
+    let control_loop = read_reference(&mut table, "loop", loops, problems);
+    let actions = [SafeAction::Hold, SafeAction::TorqueOff].map(|action| (action.name(), action));
+    let safe_action = table.choice(problems, "safe_action", &actions);
+    let ttl = table.integer(problems, "ttl_max_ms", 10..=10_000, None);
+    let stale = table.integer(problems, "feedback_stale_ms", 10..=10_000, None);
+    let mut joints = Vec::new();
+    let mut servo_spans = Vec::new();
+    let mut names: Vec<String> = Vec::new();
+    let mut all_joints = true;
+    for joint in table.tables(problems, "joint", MAX_JOINTS) {
+        let read = read_joint(joint, &mut names, problems);
+        all_joints &= read.is_some();
+        if let Some((joint, span)) = read {
+            joints.push(joint);
+            servo_spans.push(span);
+        }
+    }
+    let key = table.path_of("name");
+    table.finish(problems);
+    let name = name?;
+    let complete = || {
+        kind?;
+        let device = DeviceConfig {
+            name: name.value.clone(),
+            bus: bus?,
+            control_loop: control_loop?,
+            safe_action: safe_action?,
+            ttl_max_ms: u64::try_from(ttl?.value).ok()?,
+            feedback_stale_ms: u64::try_from(stale?.value).ok()?,
+            joints: all_joints.then_some(joints)?,
+        };
+        Some(LocatedDevice {
+            device,
+            servo_spans,
+        })
+    };
+    Some(Section {
+        key,
+        value: complete(),
+        name,
+    })
+}
+
+/// The index of the section that the text under `key` names.
+fn read_reference<T>(
+    table: &mut TableReader<'_>,
+    key: &'static str,
+    sections: &[Section<T>],
+    problems: &mut Problems<'_>,
+) -> Option<usize> {
+    let wanted = table.text(problems, key, "NAME")?;
+    let found = sections
+        .iter()
+        .position(|section| section.name.value == wanted.value);
+    if found.is_none() {
+        let names: Vec<&str> = sections
+            .iter()
+            .map(|section| section.name.value.as_str())
+            .collect();
+        let fix = match nearest(&wanted.value, &names) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None if names.is_empty() => format!("add a valid `[[{key}]]` table of that name"),
+            None => format!("the file has {}", names.join(", ")),
+        };
+        let message = format!("no `[[{key}]]` is named \"{}\"", wanted.value);
+        problems.add(wanted.span, table.path_of(key), message, fix);
+    }
+    found
+}
+
+fn read_joint(
+    mut table: TableReader<'_>,
+    names: &mut Vec<String>,
+    problems: &mut Problems<'_>,
+) -> Option<(JointConfig, std::ops::Range<usize>)> {
+    let name = table.text(problems, "name", "shoulder_pan");
+    let servo_id = table.integer(problems, "servo_id", 0..=253, None);
+    let last_step = i64::from(STEPS_PER_TURN - 1);
+    let zero_steps = table.integer(problems, "zero_steps", 0..=last_step, Some(2048));
+    let direction = table.integer(problems, "direction", -1..=1, Some(1));
+    let minimum = table.number(problems, "position_min_rad", -2.0 * PI..=2.0 * PI);
+    let maximum = table.number(problems, "position_max_rad", -2.0 * PI..=2.0 * PI);
+    let velocity = table.number(problems, "velocity_max_rad_s", 0.01..=20.0);
+    let acceleration = table.number(problems, "acceleration_max_rad_s2", 0.01..=200.0);
+    let gains = read_gains(&mut table, problems);
+    let key = table.path_of("name");
+    if let Some(direction) = direction.as_ref().filter(|direction| direction.value == 0) {
+        problems.add(
+            direction.span.clone(),
+            table.path_of("direction"),
+            "0 is no direction",
+            "write 1, or -1 when the servo turns the other way round",
+        );
+    }
+    let range_key = table.path_of("position_min_rad");
+    let servo_key = table.path_of("position_max_rad");
+    let stop_key = table.path_of("acceleration_max_rad_s2");
+    table.finish(problems);
+    if let Some(name) = &name {
+        if names.contains(&name.value) {
+            let message = format!("\"{}\" is the name of an earlier joint", name.value);
+            problems.add(
+                name.span.clone(),
+                key,
+                message,
+                "name every joint differently",
+            );
+        }
+        names.push(name.value.clone());
+    }
+    let (minimum, maximum, zero, direction) = (minimum?, maximum?, zero_steps?, direction?);
+    if minimum.value >= maximum.value {
+        let message = format!(
+            "{} is not below position_max_rad = {}",
+            minimum.value, maximum.value
+        );
+        problems.add(minimum.span.clone(), range_key, message, "exchange the two");
+    }
+    let (servo, acceleration) = (servo_id?, acceleration?);
+    let joint = JointConfig {
+        name: name?.value,
+        servo_id: u8::try_from(servo.value).ok()?,
+        zero_steps: i32::try_from(zero.value).ok()?,
+        direction: i32::try_from(direction.value).ok()?,
+        position_min_rad: minimum.value,
+        position_max_rad: maximum.value,
+        velocity_max_rad_s: velocity?.value,
+        acceleration_max_rad_s2: acceleration.value,
+        gains: gains?,
+    };
+    reach(&joint, &maximum, &servo_key, problems);
+    stops(&joint, &acceleration, &stop_key, problems);
+    Some((joint, servo.span))
+}
+
+/// Slowing down is what every safe action and the shutdown begin with, so it must not take long.
+fn stops(joint: &JointConfig, at: &Located<f64>, key: &str, problems: &mut Problems<'_>) {
+    let seconds = joint.velocity_max_rad_s / joint.acceleration_max_rad_s2;
+    if seconds > STOP_MAX_S {
+        let message = format!(
+            "{} rad/s at {} rad/s² takes {seconds:.1} s to stop, the most is {STOP_MAX_S} s",
+            joint.velocity_max_rad_s, joint.acceleration_max_rad_s2
+        );
+        let fix = "raise acceleration_max_rad_s2 or lower velocity_max_rad_s";
+        problems.add(at.span.clone(), key, message, fix);
+    }
+}
+
+/// The limits must lie within the one turn the servo's position register covers.
+fn reach(joint: &JointConfig, at: &Located<f64>, key: &str, problems: &mut Problems<'_>) {
+    for position_rad in [joint.position_min_rad, joint.position_max_rad] {
+        let steps = f64::from(joint.zero_steps)
+            + f64::from(joint.direction) * position_rad / RADIANS_PER_STEP;
+        if !(0.0..=f64::from(STEPS_PER_TURN - 1)).contains(&steps.round()) {
+            let message = format!(
+                "{position_rad} rad is step {steps:.0} of the servo (zero_steps = {}), which has \
+                 only 0 to {}",
+                joint.zero_steps,
+                STEPS_PER_TURN - 1
+            );
+            problems.add(
+                at.span.clone(),
+                key,
+                message,
+                "narrow the limits or move zero_steps",
+            );
+        }
+    }
+}
+
+/// `Some(None)` when no gain is given; all three or none.
+fn read_gains(
+    table: &mut TableReader<'_>,
+    problems: &mut Problems<'_>,
+) -> Option<Option<ServoGains>> {
+    let keys = ["servo_p_gain", "servo_i_gain", "servo_d_gain"];
+    let given = keys.map(|key| table.has(key));
+    if given == [false; 3] {
+        return Some(None);
+    }
+    let [p, i, d] = keys.map(|key| {
+        let gain = table.integer(problems, key, 0..=254, None)?;
+        u8::try_from(gain.value).ok()
+    });
+    Some(Some(ServoGains {
+        p: p?,
+        i: i?,
+        d: d?,
+    }))
+}

@@ -1,0 +1,245 @@
+//! What `robot.toml` accepts, and what it says about what it does not.
+
+use std::path::Path;
+
+use super::{ConfigError, RobotConfig, parse, traffic_of};
+
+/// The file of the image and of hosted runs.
+const SO101: &str = include_str!("../../../board/robots/so101.toml");
+/// The reference for people.
+const REFERENCE: &str = include_str!("../../../docs/reference/robot-toml.md");
+
+fn check(text: &str) -> Result<RobotConfig, ConfigError> {
+    parse(Path::new("robot.toml"), text)
+}
+
+/// The problems of the SO-101 file after replacing `from` by `to`, as printed.
+fn problems_after(from: &str, to: &str) -> Vec<String> {
+    assert!(SO101.contains(from), "the file no longer contains {from:?}");
+    let refused = check(&SO101.replacen(from, to, 1)).expect_err("the change is wrong");
+    refused
+        .diagnostics
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+fn line_of(text: &str) -> usize {
+    SO101
+        .lines()
+        .position(|line| line == text)
+        .expect("the line is there")
+        + 1
+}
+
+#[test]
+fn the_so101_file_is_valid() {
+    let robot = check(SO101).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((robot.name.as_str(), robot.strict), ("so101", true));
+    assert_eq!(
+        (robot.buses.len(), robot.loops.len(), robot.devices.len()),
+        (1, 1, 1)
+    );
+    assert_eq!(robot.loops[0].period_us, 4000);
+    assert_eq!(
+        (robot.buses[0].core, robot.loops[0].core),
+        (Some(1), Some(1))
+    );
+    let ids: Vec<u8> = robot.devices[0]
+        .joints
+        .iter()
+        .map(|joint| joint.servo_id)
+        .collect();
+    assert_eq!(ids, [1, 2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_place_and_the_nearest_key() {
+    let line = line_of("period_us = 4000");
+    let problems = problems_after("period_us = 4000", "perid_us = 4000");
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(
+        problems.iter().any(|text| text
+            == &format!(
+                "robot.toml:{line}:1: `loop.perid_us`: is not a known key; \
+                     did you mean `period_us`?"
+            )),
+        "{problems:?}"
+    );
+    assert!(
+        problems
+            .iter()
+            .any(|text| text.contains("`loop.period_us`: is missing"))
+    );
+}
+
+#[test]
+fn a_value_out_of_range_is_refused_with_the_range() {
+    let problems = problems_after("period_us = 4000", "period_us = 4");
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("4 is out of range; write a value from 500 to 100000"));
+    let problems = problems_after("velocity_max_rad_s = 2.5", "velocity_max_rad_s = nan");
+    assert!(problems[0].contains("nan is out of range"), "{problems:?}");
+}
+
+#[test]
+fn a_wrong_type_is_refused_with_the_right_one() {
+    let problems = problems_after("priority = 70", "priority = \"high\"");
+    assert!(
+        problems[0].contains("is a string where a whole number belongs"),
+        "{problems:?}"
+    );
+    let problems = problems_after("strict = true", "strict = 1");
+    assert!(
+        problems[0].contains("is an integer where true or false belongs"),
+        "{problems:?}"
+    );
+}
+
+#[test]
+fn a_reference_to_nothing_is_refused_with_the_nearest_name() {
+    let problems = problems_after("bus = \"arm-bus\"", "bus = \"arm-bsu\"");
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("no `[[bus]]` is named \"arm-bsu\"; did you mean \"arm-bus\"?"));
+}
+
+#[test]
+fn a_servo_used_twice_is_refused_naming_both_joints() {
+    let problems = problems_after("servo_id = 5", "servo_id = 2");
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("servo 2 of bus \"arm-bus\" already moves arm.shoulder_lift"));
+    assert!(problems[0].contains("give arm.wrist_roll another servo"));
+}
+
+#[test]
+fn a_period_the_wire_cannot_serve_is_refused_with_the_arithmetic() {
+    let problems = problems_after("period_us = 4000", "period_us = 1000");
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    for part in [
+        "14 B request + 126 B of replies + 26 B of goals = 166 B",
+        "= 1660 us",
+        "write at least 2000",
+    ] {
+        assert!(
+            problems[0].contains(part),
+            "{part:?} is not in {problems:?}"
+        );
+    }
+    assert_eq!(traffic_of(6, 1_000_000).wire_time_us, 1660);
+    assert_eq!(traffic_of(6, 500_000).wire_time_us, 3320);
+}
+
+#[test]
+fn limits_outside_the_servo_or_the_wrong_way_round_are_refused() {
+    let problems = problems_after("position_min_rad = -1.69", "position_min_rad = 1.8");
+    assert!(
+        problems[0].contains("1.8 is not below position_max_rad = 1.69"),
+        "{problems:?}"
+    );
+    let problems = problems_after("position_max_rad = 2.84121", "position_max_rad = 3.5");
+    assert!(
+        problems[0].contains("which has only 0 to 4095"),
+        "{problems:?}"
+    );
+}
+
+#[test]
+fn a_bus_that_could_take_its_loop_s_time_is_refused() {
+    for priority in [80, 90] {
+        let problems = problems_after("priority = 70", &format!("priority = {priority}"));
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].contains("is not below 80 of loop \"arm-loop\""));
+    }
+    let apart = SO101
+        .replacen("priority = 70\n", "priority = 90\n", 1)
+        .replacen("core = 1\n", "core = 2\n", 1);
+    assert!(check(&apart).is_ok(), "they have a core each");
+}
+
+#[test]
+fn a_joint_that_takes_long_to_stop_is_refused() {
+    let problems = problems_after(
+        "acceleration_max_rad_s2 = 10.0",
+        "acceleration_max_rad_s2 = 0.1",
+    );
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("takes 25.0 s to stop, the most is 5 s"));
+}
+
+#[test]
+fn every_problem_is_reported_at_once_in_file_order() {
+    let text = SO101
+        .replacen("strict = true", "strikt = true", 1)
+        .replacen("baud = 1_000_000", "baud = 5", 1)
+        .replacen("safe_action = \"hold\"", "safe_action = \"holt\"", 1);
+    let refused = check(&text).expect_err("three mistakes");
+    let lines: Vec<usize> = refused
+        .diagnostics
+        .iter()
+        .map(|problem| problem.line)
+        .collect();
+    assert_eq!(lines.len(), 3, "{refused}");
+    assert!(lines.is_sorted(), "{refused}");
+    assert!(
+        refused.to_string().contains("did you mean \"hold\"?"),
+        "{refused}"
+    );
+    assert!(
+        refused
+            .to_string()
+            .ends_with("3 problems; nothing was started and nothing is armed")
+    );
+}
+
+#[test]
+fn broken_syntax_is_one_message_with_its_place() {
+    let problems = problems_after("name = \"arm-bus\"", "name = arm-bus");
+    let line = line_of("name = \"arm-bus\"");
+    assert!(
+        problems[0].starts_with(&format!("robot.toml:{line}:8: ")),
+        "{problems:?}"
+    );
+}
+
+#[test]
+fn a_missing_file_says_how_to_name_one() {
+    let error = super::load(Path::new("/nonexistent/robot.toml")).expect_err("it is missing");
+    assert!(error.to_string().contains("--config FILE"), "{error}");
+}
+
+#[test]
+fn the_reference_documents_every_key() {
+    // Keys are the quoted names after `problems, `, and in `read_reference(&mut table, `.
+    let schema = include_str!("schema.rs");
+    let keys = schema
+        .split("problems, \"")
+        .chain(schema.split("&mut table, \""))
+        .skip(1);
+    for key in keys.filter_map(|part| part.split('"').next()) {
+        if key
+            .chars()
+            .all(|letter| letter.is_ascii_lowercase() || letter == '_')
+        {
+            let documented = [format!("`{key}`"), format!("[{key}]"), format!(".{key}]")];
+            let found = documented.iter().any(|form| REFERENCE.contains(form));
+            assert!(found, "`{key}` is not in docs/reference/robot-toml.md");
+        }
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig {
+        failure_persistence: None, ..Default::default()
+    })]
+
+    /// Whatever the file contains, reading it returns.
+    #[test]
+    fn no_text_makes_the_reader_panic(
+        line in 0_usize..120, noise in "[ -~\n]{0,40}", keep in proptest::bool::ANY,
+    ) {
+        let mut lines: Vec<&str> = SO101.lines().collect();
+        let at = line.min(lines.len());
+        if keep { lines.insert(at, &noise) } else if at < lines.len() { lines[at] = &noise }
+        let _ = check(&lines.join("\n"));
+    }
+}

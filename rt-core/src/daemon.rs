@@ -1,0 +1,389 @@
+//! The daemon: bring-up, threads, supervision, and an end with safe outputs.
+//!
+//! The main thread is an ordinary one. It prepares the process, starts the real-time threads with
+//! outputs disabled, reads their bring-up back, decides whether to arm, and from then on only
+//! watches: it beats the service watchdog while every control loop ticks, and turns SIGTERM or
+//! SIGINT into an orderly stop (leases end, motions slow down, torque stays as declared).
+//!
+//! A panic anywhere aborts the process. Servos then keep the newest goal they were sent, which is
+//! a setpoint on the way, not a target: the stream ending is a stop. kairo-init starts kairo-rt
+//! again, which holds the arm where it finds it. Nothing cleverer is tried from a panicking
+//! thread, because it would have to trust the state that just failed.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use kairo_link::MonoNs;
+use kairo_link::control::BringupCheck;
+use kairo_link::segment::{Kind, PeerAccess, Segment, SegmentError};
+use kairo_link::stats::{self, Stats};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::assembly::{assemble, describe};
+use crate::bringup::cores::{CoreSplit, list};
+use crate::bringup::thread::{STACK_BYTES, enter_ordinary};
+use crate::bringup::{Need, check, failures, may_arm, process};
+use crate::bus_loop::BusLoop;
+use crate::config::RobotConfig;
+use crate::control_loop::ControlLoop;
+use crate::journal::note;
+use crate::link_server::{EpochCounter, LinkServer, ListenError, Listener};
+use crate::sd_notify::Notifier;
+use crate::shared::Shared;
+use crate::wake::Wake;
+
+/// Longest bring-up of one thread: 50 warm-up periods of at most 100 ms, and then some.
+const REPORT_PATIENCE: Duration = Duration::from_secs(20);
+/// Longest shutdown: the slowest motion allowed needs v / a to stop, and threads a period each.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// How often the main thread looks.
+const WATCH_INTERVAL_MS: u16 = 50;
+/// A loop that has not ticked for this long stops the watchdog's beat: ten of the longest periods.
+const LOOP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Why the daemon could not start or end as it should.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The link's segments or socket could not be made.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    /// The socket could not be made.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A system call failed.
+    #[error("{call} failed: {errno}")]
+    System {
+        /// The call.
+        call: &'static str,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// A thread could not be made.
+    #[error("thread {name} could not be started: {source}; is there memory, and a process left?")]
+    Spawn {
+        /// Its name.
+        name: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A thread did not report its bring-up.
+    #[error("a real-time thread did not finish its warm-up within {0:?}; is its core overloaded?")]
+    NoReport(Duration),
+    /// A thread did not end.
+    #[error("thread {name} did not end within {STOP_PATIENCE:?} of the stop")]
+    Stuck {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Where and for whom to run.
+#[derive(Clone, Debug)]
+pub struct Options<'p> {
+    /// Directory of the sockets.
+    pub run_dir: &'p Path,
+    /// Who may open `rt.sock` besides root and the own user.
+    pub agent_uid: u32,
+}
+
+/// A thread and what it gives back: real-time threads give themselves back, to be dropped here.
+type Worker<T> = (String, JoinHandle<T>);
+/// The bus threads, the loop threads, and what bring-up read back of both.
+type RealTimeThreads = (
+    Vec<Worker<BusLoop>>,
+    Vec<Worker<ControlLoop>>,
+    Vec<BringupCheck>,
+);
+
+/// Runs the robot until SIGTERM or SIGINT.
+///
+/// # Errors
+/// See [`DaemonError`]. A bring-up that is refused is not an error: the daemon runs disarmed.
+pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError> {
+    abort_on_panic();
+    let signals = block_signals()?;
+    let notifier = Notifier::from_environment();
+    let cores = robot.buses.iter().map(|bus| bus.core);
+    let cores = cores.chain(robot.loops.iter().map(|config| config.core));
+    let split = CoreSplit::of_this_machine(cores.flatten());
+    // Held until the end of this function, which is the end of the real-time threads.
+    let (_holds, mut bringup) = process::prepare(&split, robot.strict);
+    let helper_mask = helper_mask(&split);
+    bringup.push(ordinary_main(&helper_mask));
+
+    let (stats, stats_fd) = make_stats()?;
+    let shared = Arc::new(Shared::default());
+    let bell = Wake::new().map_err(|errno| DaemonError::System {
+        call: "eventfd",
+        errno,
+    })?;
+    let made = assemble(robot, &stats, &bell, &shared);
+    let listener = Listener::bind(&options.run_dir.join("rt.sock"), options.agent_uid)?;
+    let (buses, loops, checks) =
+        start_real_time(robot, made.buses, made.loops).inspect_err(|_| shared.stop())?;
+    bringup.extend(checks);
+
+    let armed = decide(&bringup, robot.strict, &stats, &shared);
+    let not_armed_because = if armed {
+        String::new()
+    } else {
+        first_required(&bringup)
+    };
+    let mut helpers = Vec::new();
+    for supervisor in made.supervisors {
+        let name = format!("{}-port", supervisor.config.name);
+        helpers.push(ordinary(&name, &helper_mask, move || supervisor.run())?);
+    }
+    let mut welcome = describe(robot);
+    (welcome.armed, welcome.bringup) = (armed, bringup);
+    let server = LinkServer {
+        listener,
+        welcome,
+        not_armed_because: not_armed_because.clone(),
+        stats: stats_fd,
+        ports: made.paths,
+        devices: made.routes,
+        loops: made.ports,
+        epochs: EpochCounter::since_boot(),
+        bell,
+        shared: Arc::clone(&shared),
+        connection: None,
+        pending: Vec::new(),
+    };
+    helpers.push(ordinary("link-server", &helper_mask, move || server.run())?);
+
+    let status = if armed {
+        "armed".to_owned()
+    } else {
+        format!("disarmed: {not_armed_because}")
+    };
+    note(format_args!("kairo-rt: {} runs {status}", robot.name));
+    notifier.send(&format!("READY=1\nSTATUS={status}"));
+    watch(&signals, &notifier, &shared, loops.len());
+    notifier.send("STOPPING=1");
+    note(format_args!(
+        "kairo-rt: stopping: leases end, motions come to rest"
+    ));
+    shared.stop();
+    stop_all(&shared, loops, buses, helpers)
+}
+
+/// The cores of threads that are not real-time; empty where there is no core to spare.
+fn helper_mask(split: &CoreSplit) -> BTreeSet<usize> {
+    if split.separates() {
+        split.housekeeping.clone()
+    } else {
+        BTreeSet::new()
+    }
+}
+
+/// The first failed check that strict mode insists on, as text.
+fn first_required(bringup: &[BringupCheck]) -> String {
+    let required = bringup.iter().filter(|check| check.required);
+    let required: Vec<_> = required.cloned().collect();
+    failures(&required).into_iter().next().unwrap_or_default()
+}
+
+/// The statistics segment, and the descriptor that the agent plane may map read-only.
+fn make_stats() -> Result<(Stats, OwnedFd), SegmentError> {
+    let words = stats::PAYLOAD_WORDS;
+    let peer = PeerAccess::ReadOnly;
+    let (segment, fd) = Segment::create(c"kairo-stats", Kind::Stats, words, 0, 0, peer)?;
+    Ok((Stats::new(segment), fd))
+}
+
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+}
+
+/// Blocks the signals that end the daemon, before any thread exists, so that all inherit it.
+fn block_signals() -> Result<SignalFd, DaemonError> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGTERM);
+    set.add(Signal::SIGINT);
+    set.thread_block().map_err(|errno| DaemonError::System {
+        call: "sigprocmask",
+        errno,
+    })?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(|errno| {
+        DaemonError::System {
+            call: "signalfd",
+            errno,
+        }
+    })
+}
+
+fn ordinary_main(mask: &BTreeSet<usize>) -> BringupCheck {
+    let result = enter_ordinary(mask);
+    let place = if mask.is_empty() {
+        "any core".to_owned()
+    } else {
+        format!("cores {}", list(mask))
+    };
+    let wanted = format!("SCHED_OTHER on {place}");
+    let ok = result.is_ok();
+    let found = result.err().unwrap_or_else(|| wanted.clone());
+    let fix = "allow a core without real-time threads to this cgroup (cpuset.cpus)";
+    check(
+        "process",
+        "helper_threads",
+        wanted,
+        found,
+        ok,
+        Need::Helpful,
+        fix,
+    )
+}
+
+/// Starts the real-time threads and waits for what they read back of themselves.
+fn start_real_time(
+    robot: &RobotConfig,
+    buses: Vec<BusLoop>,
+    loops: Vec<ControlLoop>,
+) -> Result<RealTimeThreads, DaemonError> {
+    let count = loops.len() + buses.len();
+    let (report, reports) = sync_channel(count);
+    let mut bus_threads = Vec::new();
+    for (bus, config) in buses.into_iter().zip(&robot.buses) {
+        bus_threads.push(real_time(&config.name, &report, |report| bus.run(report))?);
+    }
+    let mut loop_threads = Vec::new();
+    for (control_loop, config) in loops.into_iter().zip(&robot.loops) {
+        let body = |report| control_loop.run(report);
+        loop_threads.push(real_time(&config.name, &report, body)?);
+    }
+    Ok((bus_threads, loop_threads, collect(&reports, count)?))
+}
+
+fn real_time<T: Send + 'static>(
+    name: &str,
+    report: &SyncSender<Vec<BringupCheck>>,
+    body: impl FnOnce(SyncSender<Vec<BringupCheck>>) -> T + Send + 'static,
+) -> Result<Worker<T>, DaemonError> {
+    let report = report.clone();
+    let builder = Builder::new().name(name.to_owned()).stack_size(STACK_BYTES);
+    let thread = builder.spawn(move || body(report));
+    let thread = thread.map_err(|source| DaemonError::Spawn {
+        name: name.to_owned(),
+        source,
+    })?;
+    Ok((name.to_owned(), thread))
+}
+
+fn ordinary(
+    name: &str,
+    mask: &BTreeSet<usize>,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<Worker<()>, DaemonError> {
+    let mask = mask.clone();
+    let builder = Builder::new().name(name.to_owned()).stack_size(STACK_BYTES);
+    let thread = builder.spawn(move || {
+        // A refusal is in the table already: the main thread was refused the same.
+        let _ = enter_ordinary(&mask);
+        body();
+    });
+    let thread = thread.map_err(|source| DaemonError::Spawn {
+        name: name.to_owned(),
+        source,
+    })?;
+    Ok((name.to_owned(), thread))
+}
+
+fn collect(
+    reports: &Receiver<Vec<BringupCheck>>,
+    count: usize,
+) -> Result<Vec<BringupCheck>, DaemonError> {
+    let mut all = Vec::new();
+    for _ in 0..count {
+        match reports.recv_timeout(REPORT_PATIENCE) {
+            Ok(checks) => all.extend(checks),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                return Err(DaemonError::NoReport(REPORT_PATIENCE));
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn decide(bringup: &[BringupCheck], strict: bool, stats: &Stats, shared: &Shared) -> bool {
+    let armed = may_arm(bringup, strict);
+    for failure in failures(bringup) {
+        note(format_args!("kairo-rt: bring-up: {failure}"));
+    }
+    let block = stats.block();
+    block
+        .locked_bytes
+        .store(process::locked_bytes(), Ordering::Relaxed);
+    if armed {
+        block.armed_ns.store(MonoNs::now().0, Ordering::Relaxed);
+    }
+    shared.decide(armed);
+    armed
+}
+
+/// Beats the watchdog while every loop ticks; returns when a signal asks for the end.
+fn watch(signals: &SignalFd, notifier: &Notifier, shared: &Shared, loops: usize) {
+    let interval = notifier.beat_interval();
+    let mut beaten = Instant::now();
+    let mut ticked = vec![(0_u64, Instant::now()); loops];
+    loop {
+        let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut fds, PollTimeout::from(WATCH_INTERVAL_MS));
+        if matches!(signals.read_signal(), Ok(Some(_))) {
+            return;
+        }
+        for (count, (seen, since)) in shared.heartbeats().iter().zip(&mut ticked) {
+            if count != seen {
+                (*seen, *since) = (*count, Instant::now());
+            }
+        }
+        let all_tick = ticked
+            .iter()
+            .all(|(_, since)| since.elapsed() < LOOP_PATIENCE);
+        if interval.is_some_and(|interval| beaten.elapsed() >= interval) && all_tick {
+            notifier.send("WATCHDOG=1");
+            beaten = Instant::now();
+        }
+    }
+}
+
+fn stop_all<A, B>(
+    shared: &Shared,
+    loops: Vec<Worker<A>>,
+    buses: Vec<Worker<B>>,
+    helpers: Vec<Worker<()>>,
+) -> Result<(), DaemonError> {
+    let deadline = Instant::now() + STOP_PATIENCE;
+    join(loops, deadline)?;
+    shared.set_loops_done();
+    join(buses, deadline)?;
+    join(helpers, deadline)
+}
+
+/// Waits for threads to end and drops what they gave back.
+fn join<T>(workers: Vec<Worker<T>>, deadline: Instant) -> Result<(), DaemonError> {
+    for (name, thread) in workers {
+        while !thread.is_finished() {
+            if Instant::now() >= deadline {
+                return Err(DaemonError::Stuck { name });
+            }
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+        // A panic aborts, so a finished thread has returned.
+        let _ = thread.join();
+    }
+    Ok(())
+}

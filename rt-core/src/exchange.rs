@@ -1,0 +1,104 @@
+//! What a bus thread and a control loop tell each other, through wait-free latest-value buffers.
+//!
+//! Both are real-time threads of one process, so nothing here is hostile; the buffers are those of
+//! the link all the same, because they are what "the newest value, never torn, never waiting" is
+//! called in this system. One pair of buffers per device. rt-safe.
+
+use std::sync::Arc;
+
+use kairo_link::abi::MAX_JOINTS;
+use kairo_link::latest::{Reader, Writer, payload_words};
+use kairo_link::pod::Pod;
+use kairo_link::segment::{Kind, Segment};
+
+/// What the loop wants of a device's servos.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub struct Goals {
+    /// The connection these goals were made for; goals of an earlier one are never sent, so an arm
+    /// that comes back is not thrown to where it was.
+    pub generation: u64,
+    /// 1 while the servos shall be under torque and follow the setpoints.
+    pub torque: u64,
+    /// Setpoints, rad.
+    pub setpoint_rad: [f64; MAX_JOINTS],
+}
+// SAFETY: u64 and f64 only, repr(C), no padding, every bit pattern valid.
+unsafe impl Pod for Goals {}
+
+/// What the bus knows about one joint.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub struct JointFeedback {
+    /// Position, rad.
+    pub position_rad: f64,
+    /// Velocity, rad/s.
+    pub velocity_rad_s: f64,
+    /// Load, fraction of stall torque, signed.
+    pub load_ratio: f64,
+    /// Supply, V.
+    pub voltage_v: f64,
+    /// Current, A.
+    pub current_a: f64,
+    /// Temperature, degrees Celsius.
+    pub temperature_c: f64,
+    /// When the sample was taken, CLOCK_MONOTONIC ns; zero when there is none of this connection.
+    pub sampled_ns: u64,
+    /// Fault bits of the newest reply.
+    pub status_bits: u32,
+    /// Cycles in a row without a good reply.
+    pub missed: u32,
+}
+
+/// What the bus knows about a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub struct Feedback {
+    /// Counts connections; zero before the first.
+    pub generation: u64,
+    /// 1 while the bus is up.
+    pub bus_up: u64,
+    /// The joints, in command order.
+    pub joints: [JointFeedback; MAX_JOINTS],
+}
+// SAFETY: u64, pairs of u32 and f64 only, repr(C), no padding, every bit pattern valid.
+unsafe impl Pod for Feedback {}
+
+/// The loop's ends of a device's pair.
+#[derive(Debug)]
+pub struct LoopSide {
+    /// Where the newest feedback comes from.
+    pub feedback: Reader<Feedback>,
+    /// Where goals go.
+    pub goals: Writer<Goals>,
+}
+
+/// The bus thread's ends of a device's pair.
+#[derive(Debug)]
+pub struct BusSide {
+    /// Where feedback goes.
+    pub feedback: Writer<Feedback>,
+    /// Where the newest goals come from.
+    pub goals: Reader<Goals>,
+}
+
+/// A fresh pair of buffers. setup-only.
+pub fn pair() -> (LoopSide, BusSide) {
+    let (feedback_writer, feedback_reader) = buffer::<Feedback>();
+    let (goals_writer, goals_reader) = buffer::<Goals>();
+    (
+        LoopSide {
+            feedback: feedback_reader,
+            goals: goals_writer,
+        },
+        BusSide {
+            feedback: feedback_writer,
+            goals: goals_reader,
+        },
+    )
+}
+
+fn buffer<T: Pod>() -> (Writer<T>, Reader<T>) {
+    let segment = Segment::in_heap(Kind::Latest, payload_words::<T>(), 3, 0);
+    (Writer::new(Arc::clone(&segment)), Reader::new(segment))
+}

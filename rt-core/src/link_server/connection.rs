@@ -1,0 +1,71 @@
+//! The connected agent plane: its socket and its doorbell. Ordinary threads only.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use kairo_link::control::ControlSocket;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{pipe2, write};
+
+/// One agent plane.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its control socket, non-blocking.
+    pub socket: ControlSocket,
+    doorbell: OwnedFd,
+    /// Our copy of the end it holds, to see whether the last ring was answered.
+    rung: OwnedFd,
+}
+
+impl Connection {
+    /// A connection over `socket`, and the end of the doorbell to hand over.
+    pub(super) fn new(socket: ControlSocket) -> Result<(Self, OwnedFd), Errno> {
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        let rung = nix::unistd::dup(&reader)?;
+        Ok((
+            Self {
+                socket,
+                doorbell: writer,
+                rung,
+            },
+            reader,
+        ))
+    }
+
+    /// Rings, unless the last ring was not answered yet. Never blocks.
+    pub(super) fn ring(&self) {
+        let mut fds = [PollFd::new(self.rung.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, PollTimeout::ZERO) == Ok(0) {
+            // Eight bytes, as an eventfd would give.
+            let _ = write(&self.doorbell, &1_u64.to_ne_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    #[test]
+    fn rings_once_until_answered_whatever_the_peer_does_to_its_end() {
+        let (ours, _theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .unwrap();
+        let (connection, bell) = Connection::new(ControlSocket::from_fd(ours)).unwrap();
+        // A hostile peer makes its end blocking; ours is another open file.
+        nix::fcntl::fcntl(&bell, nix::fcntl::FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+        (0..100_000).for_each(|_| connection.ring());
+        let mut buffer = [0; 64];
+        assert_eq!(nix::unistd::read(&bell, &mut buffer), Ok(8));
+        connection.ring();
+        assert_eq!(nix::unistd::read(&bell, &mut buffer), Ok(8));
+        drop(bell);
+        connection.ring();
+    }
+}
