@@ -1,4 +1,4 @@
-//! The life of a real-time thread: bring-up, rehearsal, decision, and then one period after another.
+//! The life of a real-time thread: bring-up, rehearsal, decision, then one period after another.
 //!
 //! Control loops and buses differ in what a period does ([`Periodic`]) and in nothing else, so
 //! everything else stands here once: entering the real-time world, the warm-up with outputs

@@ -7,7 +7,7 @@
 //! | policy | a missed period | the next one |
 //! |---|---|---|
 //! | skip, stop | is left out | on the grid, strictly in the future |
-//! | burst | is run late, back to back, at most `most` in a row; the rest is left out | on the grid |
+//! | burst | is run late, back to back, at most `most` in a row; more are left out | on the grid |
 //! | realign | is left out | a whole number of periods after the late wake-up: the grid moves |
 //!
 //! With every one of them, at every tick,
