@@ -171,7 +171,15 @@ fn read_words(path: &Path) -> Option<Vec<u64>> {
         .read_to_end(&mut bytes)
         .ok()?;
     let words = bytes.chunks_exact(8);
-    Some(words.map(|word| word.iter().rev().fold(0, |sum, byte| (sum << 8) | u64::from(*byte))).collect())
+    Some(
+        words
+            .map(|word| {
+                word.iter()
+                    .rev()
+                    .fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
+            })
+            .collect(),
+    )
 }
 
 fn read(words: &[u64], source: &Path) -> Option<Salvaged> {

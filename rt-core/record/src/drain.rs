@@ -19,7 +19,7 @@ use crate::black_box::Salvaged;
 use crate::file::{Header, Kind, Origin, encode_frame, encode_header};
 use crate::memory::Memory;
 use crate::ring::{Found, Place, RingReader};
-use crate::storage::Storage;
+use crate::storage::{Storage, Stored};
 
 /// Bytes gathered for one write.
 pub const BATCH_BYTES: usize = 256 * 1024;
@@ -115,7 +115,9 @@ impl<S: Storage> Drain<S> {
                     self.failing = false;
                     stats.recorder.failing.store(0, Ordering::Relaxed);
                     let lost = stats.recorder.dropped.load(Ordering::Relaxed);
-                    note(&format!("recorder: writes again; {lost} records lost so far"));
+                    note(&format!(
+                        "recorder: writes again; {lost} records lost so far"
+                    ));
                 }
             }
             Err(error) => {
@@ -133,7 +135,10 @@ impl<S: Storage> Drain<S> {
                          stay in memory, trying again every second"
                     ));
                 }
-                if error.raw_os_error().is_some_and(|raw| NO_ROOM.contains(&raw)) {
+                if error
+                    .raw_os_error()
+                    .is_some_and(|raw| NO_ROOM.contains(&raw))
+                {
                     // If this fails too, the next attempt says so.
                     let _ = self.remove_oldest();
                 }
@@ -244,7 +249,7 @@ impl<S: Storage> Drain<S> {
         if self.segment.is_none() || self.begin_segment || overlong {
             self.segment = None;
             let header = self.parts.header.clone();
-            self.open(&header, false)?;
+            self.open(&header, false, 0)?;
             self.parts.header.segment += 1;
             self.begin_segment = false;
         }
@@ -265,9 +270,9 @@ impl<S: Storage> Drain<S> {
     }
 
     /// Makes room and begins a file.
-    fn open(&mut self, header: &Header, crash: bool) -> Result<(), Error> {
+    fn open(&mut self, header: &Header, crash: bool, more: u64) -> Result<(), Error> {
         let start = encode_header(header).map_err(Error::other)?;
-        let room = self.segment_bytes().max(start.len() as u64);
+        let room = self.segment_bytes().max(start.len() as u64 + more);
         let mut files = self.parts.storage.files()?;
         let mut total: u64 = files.iter().map(|file| file.bytes).sum();
         while total + room > self.parts.size_max_bytes && !files.is_empty() {
@@ -279,7 +284,17 @@ impl<S: Storage> Drain<S> {
         let number = newest.map_or(1, |number| number.saturating_add(1));
         self.parts.storage.create(number, crash)?;
         let (written, result) = self.parts.storage.append(&start);
-        result?;
+        if let Err(error) = result {
+            // A file without a whole header is of no use to anybody.
+            let bytes = written as u64;
+            let file = Stored {
+                number,
+                crash,
+                bytes,
+            };
+            let _ = self.parts.storage.remove(&file);
+            return Err(error);
+        }
         self.segment = Some(written as u64);
         let recorder = &self.parts.stats.block().recorder;
         add(&recorder.bytes, written as u64);
@@ -287,12 +302,14 @@ impl<S: Storage> Drain<S> {
         Ok(())
     }
 
+    /// Makes some room on a full disk, but never takes the newest file.
     fn remove_oldest(&mut self) -> Result<(), Error> {
         let files = self.parts.storage.files()?;
-        match files.get(oldest_of(&files)) {
-            Some(oldest) => self.parts.storage.remove(oldest),
-            None => Ok(()),
+        if files.len() < 2 {
+            return Ok(());
         }
+        let oldest = oldest_of(&files[..files.len() - 1]);
+        self.parts.storage.remove(&files[oldest])
     }
 
     fn write_salvaged(&mut self) -> Result<(), Error> {
@@ -303,7 +320,8 @@ impl<S: Storage> Drain<S> {
             origin: Origin::BlackBox,
             ..salvaged.header.clone()
         };
-        let written = self.open(&header, true).and_then(|()| {
+        let more = salvaged.frames.len() as u64;
+        let written = self.open(&header, true, more).and_then(|()| {
             let (_, result) = self.parts.storage.append(&salvaged.frames);
             result?;
             self.parts.storage.sync()
@@ -319,7 +337,7 @@ impl<S: Storage> Drain<S> {
 }
 
 /// Which of these to delete first: the oldest, crash files last.
-fn oldest_of(files: &[crate::storage::Stored]) -> usize {
+fn oldest_of(files: &[Stored]) -> usize {
     let recorded = files.iter().position(|file| !file.crash);
     recorded.unwrap_or(0)
 }

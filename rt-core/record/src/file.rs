@@ -157,7 +157,9 @@ pub enum FileError {
     #[error("is not a KairoOS record: it does not begin with {MAGIC:?}")]
     NotARecord,
     /// Another version.
-    #[error("is of format version {found}, this program reads {VERSION}; use the kairo that made it")]
+    #[error(
+        "is of format version {found}, this program reads {VERSION}; use the kairo that made it"
+    )]
     Version {
         /// What the file says.
         found: u32,

@@ -134,17 +134,21 @@ impl RingWriter {
         let data = self.shared.data();
         data[self.shared.index(self.committed)].store(first, Ordering::Relaxed);
         data[self.shared.index(self.committed + 1)].store(second, Ordering::Relaxed);
-        let start = self.shared.index(self.committed + RECORD_HEADER_WORDS as u64);
+        let start = self
+            .shared
+            .index(self.committed + RECORD_HEADER_WORDS as u64);
         let until_end = payload.len().min(data.len() - start);
         let (tail, wrapped) = payload.split_at(until_end);
-        for (word, value) in data[start..].iter().zip(tail).chain(data.iter().zip(wrapped)) {
+        for (word, value) in data[start..]
+            .iter()
+            .zip(tail)
+            .chain(data.iter().zip(wrapped))
+        {
             word.store(*value, Ordering::Relaxed);
         }
         self.committed = end;
         // Pairs with the acquire in `RingReader::read`: the words of the record come before.
-        self.shared
-            .control(COMMITTED)
-            .store(end, Ordering::Release);
+        self.shared.control(COMMITTED).store(end, Ordering::Release);
         true
     }
 

@@ -144,11 +144,21 @@ fn narrow<T: TryFrom<u64>>(word: u64, wanted: &'static str) -> Result<T, Malform
 }
 
 plain!(u64, "u64", |value| *value, |word| word);
-plain!(u32, "u64", |value| u64::from(*value), |word| narrow(word, "u32")?);
-plain!(u16, "u64", |value| u64::from(*value), |word| narrow(word, "u16")?);
-plain!(u8, "u64", |value| u64::from(*value), |word| narrow(word, "u8")?);
-plain!(usize, "u64", |value| *value as u64, |word| narrow(word, "usize")?);
-plain!(f64, "f64", |value| value.to_bits(), |word| f64::from_bits(word));
+plain!(u32, "u64", |value| u64::from(*value), |word| narrow(
+    word, "u32"
+)?);
+plain!(u16, "u64", |value| u64::from(*value), |word| narrow(
+    word, "u16"
+)?);
+plain!(u8, "u64", |value| u64::from(*value), |word| narrow(
+    word, "u8"
+)?);
+plain!(usize, "u64", |value| *value as u64, |word| narrow(
+    word, "usize"
+)?);
+plain!(f64, "f64", |value| value.to_bits(), |word| f64::from_bits(
+    word
+));
 plain!(MonoNs, "u64", |value| value.0, |word| MonoNs(word));
 plain!(bool, "u64", |value| u64::from(*value), |word| match word {
     0 => false,

@@ -162,8 +162,17 @@ mod tests {
     #[test]
     fn names_are_numbers_and_other_files_are_left_alone() {
         assert_eq!(parse_name(&file_name(7, false)), Some((7, false)));
-        assert_eq!(parse_name(&file_name(123_456_789, true)), Some((123_456_789, true)));
-        for other in ["7.krec", "notes.txt", "crash-.krec", "x-00000001.krec", "00000001.mcap"] {
+        assert_eq!(
+            parse_name(&file_name(123_456_789, true)),
+            Some((123_456_789, true))
+        );
+        for other in [
+            "7.krec",
+            "notes.txt",
+            "crash-.krec",
+            "x-00000001.krec",
+            "00000001.mcap",
+        ] {
             assert_eq!(parse_name(other), None, "{other}");
         }
     }

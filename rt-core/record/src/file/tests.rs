@@ -70,7 +70,11 @@ fn cut_off_anywhere_every_whole_frame_before_is_read() {
     for cut in header_bytes..bytes.len() {
         let (frames, tail) = read(&bytes[..cut]).unwrap();
         let whole = ends.iter().filter(|end| **end <= cut).count() - 1;
-        assert_eq!(frames, (0..whole as u64).collect::<Vec<_>>(), "cut at {cut}");
+        assert_eq!(
+            frames,
+            (0..whole as u64).collect::<Vec<_>>(),
+            "cut at {cut}"
+        );
         let at_byte = ends[whole] as u64;
         let expected = if ends[whole] == cut {
             Tail::Clean
@@ -86,7 +90,10 @@ fn the_zeros_that_a_power_cut_leaves_are_a_torn_tail() {
     let mut bytes = file(3);
     let at_byte = bytes.len() as u64;
     bytes.resize(bytes.len() + 4096, 0);
-    assert_eq!(read(&bytes).unwrap(), (vec![0, 1, 2], Tail::Torn { at_byte }));
+    assert_eq!(
+        read(&bytes).unwrap(),
+        (vec![0, 1, 2], Tail::Torn { at_byte })
+    );
 }
 
 #[test]

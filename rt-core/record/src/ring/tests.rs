@@ -50,7 +50,13 @@ fn a_record_too_long_is_missed_by_its_number() {
     assert!(!writer.push(1, &vec![0; RECORD_WORDS_MAX]));
     assert!(writer.push(1, &[]));
     let found = reader.read(&mut Vec::new());
-    assert_eq!(found, Found::Record { kind: 1, sequence: 1 });
+    assert_eq!(
+        found,
+        Found::Record {
+            kind: 1,
+            sequence: 1
+        }
+    );
 }
 
 proptest! {

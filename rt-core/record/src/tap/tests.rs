@@ -34,10 +34,8 @@ fn record(ticks: &[(u64, Option<f64>)]) -> Vec<Vec<u64>> {
     }
     let mut reader = RingReader::new(memory, place);
     let mut payload = Vec::new();
-    std::iter::from_fn(|| {
-        (reader.read(&mut payload) != Found::Nothing).then(|| payload.clone())
-    })
-    .collect()
+    std::iter::from_fn(|| (reader.read(&mut payload) != Found::Nothing).then(|| payload.clone()))
+        .collect()
 }
 
 fn replay(ticks: &[Vec<u64>], wrong: f64) -> (u64, Option<Difference>) {
