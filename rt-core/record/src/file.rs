@@ -128,10 +128,8 @@ pub struct EntryHeader {
     pub name: String,
     /// `input` or `output`.
     pub direction: String,
-    /// `NAME:TYPE` of each word; TYPE is `u64`, `f64`, or `u32+u32` with two names.
+    /// `NAME:TYPE` of each word; TYPE is `u64` or `f64`. Zeros at the end are left out.
     pub words: Vec<String>,
-    /// The same of the words that follow, repeated for each joint.
-    pub per_joint: Vec<String>,
 }
 
 /// A frame.

@@ -130,6 +130,7 @@ macro_rules! plain {
             }
 
             fn describe(name: &str, words: &mut Vec<String>) {
+                let name = if name.is_empty() { "value" } else { name };
                 words.push(format!("{name}:{}", $name));
             }
         }
