@@ -194,15 +194,17 @@ fn decide(now_ns: u64, state: &State, defer: bool, rules: &Rules) -> Decision {
         let mut demanded = rule.action;
         let taken_over = state.taken_over.has(cause);
         let deferred = defer && rule.deferrable && within(rules.defer_max_ms());
-        if demanded > Action::Hold && within(rule.hold_first_ms) {
-            demanded = Action::Hold;
-            decision.delayed = decision.delayed.with(cause, true);
-        }
         if taken_over || deferred {
             demanded = demanded.min(Action::Warn);
             decision.deferred = decision.deferred.with(cause, deferred);
-        } else if rule.action.stops_motion() && rule.takeover != Takeover::Always {
-            decision.agent_may_command = false;
+        } else {
+            if demanded > Action::Hold && within(rule.hold_first_ms) {
+                demanded = Action::Hold;
+                decision.delayed = decision.delayed.with(cause, true);
+            }
+            if rule.action.stops_motion() && rule.takeover != Takeover::Always {
+                decision.agent_may_command = false;
+            }
         }
         if demanded > decision.action {
             (decision.action, decision.cause) = (demanded, Some(cause));
