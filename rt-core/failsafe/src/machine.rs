@@ -76,7 +76,8 @@ impl State {
         self.reset_level
     }
 
-    /// When `cause` became live, or its condition came back after a takeover; meaningless while it is not. rt-safe.
+    /// When `cause` became live, or its condition came back after a takeover; meaningless while it
+    /// is not. rt-safe.
     pub const fn since_ns(&self, cause: Cause) -> u64 {
         self.since_ns[cause.index()]
     }
