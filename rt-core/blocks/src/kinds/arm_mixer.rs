@@ -1,8 +1,8 @@
 //! Mixers for arms whose motors do not turn one joint each.
 //!
 //! rt-safe. `arm-mixer` multiplies joint values by a coupling matrix (`actuator = C * joint`), as
-//! for a forearm whose belt runs over the elbow. `differential` is the two-motor case of a differential
-//! wrist: `left = ratio * (pitch + roll)`, `right = ratio * (pitch - roll)`.
+//! for a forearm whose belt runs over the elbow. `differential` is the two-motor case of a
+//! differential wrist: `left = ratio * (pitch + roll)`, `right = ratio * (pitch - roll)`.
 
 use super::POSITIVE;
 use crate::block::{Block, Design, FaultKind, Port};

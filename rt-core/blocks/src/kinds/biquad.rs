@@ -2,8 +2,8 @@
 //!
 //! rt-safe. Coefficients are those of R. Bristow-Johnson, "Cookbook formulae for audio equalizer
 //! biquad filter coefficients" (bilinear transform with the frequency pre-warped), run in
-//! transposed direct form II. A filter begins, and begins again when a command is followed, as if its input
-//! had always been what it is first: nothing kicks.
+//! transposed direct form II. A filter begins, and begins again when a command is followed, as if
+//! its input had always been what it is first: nothing kicks.
 
 use std::f64::consts::{FRAC_1_SQRT_2, TAU};
 
