@@ -12,7 +12,7 @@ use std::io::{ErrorKind, Read};
 
 use serde::{Deserialize, Serialize};
 
-/// First bytes of a file. The line ends and the control character show a transfer that changed them.
+/// First bytes of a file. The line ends show a transfer that changed them.
 pub const MAGIC: [u8; 8] = *b"KREC\r\n\x1a\n";
 /// Version of everything after the magic. A reader takes its own and refuses others.
 pub const VERSION: u32 = 1;

@@ -97,7 +97,9 @@ fn a_run_directory_on_a_disk_gets_its_black_box_elsewhere() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..Default::default() })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None, cases: 64, ..Default::default()
+    })]
 
     #[test]
     fn spoilt_words_are_read_without_harm(

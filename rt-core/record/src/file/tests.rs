@@ -112,7 +112,9 @@ fn other_files_and_versions_are_refused_by_name() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 512, ..Default::default() })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None, cases: 512, ..Default::default()
+    })]
 
     #[test]
     fn any_bytes_are_read_without_harm(

@@ -60,7 +60,9 @@ fn a_record_too_long_is_missed_by_its_number() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..Default::default() })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None, cases: 64, ..Default::default()
+    })]
 
     /// Any mix of pushes and reads: what is read is whole, in order, and the newest is never lost.
     #[test]
