@@ -8,6 +8,7 @@
 //! Not here: anything the machine must be asked (does the port exist, does the core). That is
 //! found at bring-up, because a configuration is checked on another machine than it runs on.
 
+pub mod blocks;
 mod check;
 mod diagnostic;
 mod safety;
@@ -16,6 +17,9 @@ mod table;
 
 use std::path::Path;
 
+use kairo_blocks::registry::Registry;
+
+pub use blocks::LoopBlocks;
 pub use check::{BusTraffic, traffic_of};
 pub use diagnostic::{ConfigError, Diagnostic};
 pub use safety::{
@@ -39,6 +43,8 @@ pub struct RobotConfig {
     pub failsafe: FailsafeConfig,
     /// Where e-stops come from.
     pub estop: EstopConfig,
+    /// The blocks of each loop, by the loop's index.
+    pub blocks: Vec<LoopBlocks>,
 }
 
 impl RobotConfig {
@@ -182,13 +188,13 @@ pub struct ServoGains {
     pub d: u8,
 }
 
-/// Reads and checks the file at `path`.
+/// Reads and checks the file at `path`, whose blocks may be of the kinds of `registry`.
 ///
 /// # Errors
 /// Every problem of the file; see [`ConfigError`].
-pub fn load(path: &Path) -> Result<RobotConfig, ConfigError> {
+pub fn load(path: &Path, registry: &Registry) -> Result<RobotConfig, ConfigError> {
     match std::fs::read_to_string(path) {
-        Ok(text) => parse(path, &text),
+        Ok(text) => parse(path, &text, registry),
         Err(error) => Err(ConfigError {
             diagnostics: vec![Diagnostic {
                 file: path.to_path_buf(),
@@ -206,9 +212,9 @@ pub fn load(path: &Path) -> Result<RobotConfig, ConfigError> {
 ///
 /// # Errors
 /// Every problem of the text; see [`ConfigError`].
-pub fn parse(path: &Path, text: &str) -> Result<RobotConfig, ConfigError> {
+pub fn parse(path: &Path, text: &str, registry: &Registry) -> Result<RobotConfig, ConfigError> {
     let mut problems = diagnostic::Problems::new(path, text);
-    let robot = schema::read(text, &mut problems);
+    let robot = schema::read(text, registry, &mut problems);
     problems.finish(robot)
 }
 

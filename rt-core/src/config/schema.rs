@@ -5,12 +5,14 @@
 
 use std::f64::consts::PI;
 
+use kairo_blocks::registry::Registry;
 use kairo_hal::feetech::registers::{RADIANS_PER_STEP, STEPS_PER_TURN};
 use kairo_link::abi::MAX_JOINTS;
 use kairo_link::control::MAX_DEVICES;
 use kairo_link::stats::{MAX_BUSES, MAX_LOOPS};
 use toml::de::DeTable;
 
+use super::blocks::{self, Surroundings};
 use super::diagnostic::{Problems, nearest};
 use super::table::{Located, TableReader};
 use super::{
@@ -39,7 +41,11 @@ pub(super) struct Section<T> {
 }
 
 /// Reads a whole file. `None`, or any problem added, refuses it.
-pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfig> {
+pub(super) fn read(
+    text: &str,
+    registry: &Registry,
+    problems: &mut Problems<'_>,
+) -> Option<RobotConfig> {
     let (root, errors) = DeTable::parse_recoverable(text);
     let broken = !errors.is_empty();
     for error in errors {
@@ -78,6 +84,15 @@ pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfi
     let known: Vec<&DeviceConfig> = complete.map(|located| &located.device).collect();
     let failsafe = safety::read_failsafe(&mut file, &known, problems);
     let estop = safety::read_estop(&mut file, problems);
+    let around = Surroundings {
+        registry,
+        loops: loops
+            .iter()
+            .map(|section| (section.name.value.as_str(), section.value.as_ref()))
+            .collect(),
+        devices: known,
+    };
+    let blocks = blocks::read(&mut file, &around, problems);
     file.finish(problems);
     check::names(&buses, problems);
     check::names(&loops, problems);
@@ -97,6 +112,7 @@ pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfi
             .collect(),
         failsafe: failsafe?,
         estop: estop?,
+        blocks,
     })
 }
 
