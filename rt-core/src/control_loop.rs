@@ -28,6 +28,7 @@ use crate::exchange::LoopSide;
 use crate::order::{Event, Order};
 use crate::periodic::{Period, Periodic};
 use crate::shared::Shared;
+use crate::system_call_trace;
 use crate::wake::Wake;
 use seat::Seat;
 
@@ -118,7 +119,7 @@ impl ControlLoop {
         self.publish(tick);
         news |= self.hand_back();
         if news {
-            self.bell.ring();
+            system_call_trace::permitted(|| self.bell.ring());
         }
     }
 

@@ -81,10 +81,11 @@ pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfi
     check::servo_ids(&buses, &devices, problems);
     check::priorities(&buses, &loops, &devices, problems);
     check::wire_time(&buses, &loops, &devices, problems);
-    let (name, strict) = robot?;
+    let (name, strict, trace_system_calls) = robot?;
     Some(RobotConfig {
         name,
         strict,
+        trace_system_calls,
         buses: values(buses)?,
         loops: values(loops)?,
         devices: values(devices)?
@@ -98,11 +99,19 @@ fn values<T>(sections: Vec<Section<T>>) -> Option<Vec<T>> {
     sections.into_iter().map(|section| section.value).collect()
 }
 
-fn read_robot(mut table: TableReader<'_>, problems: &mut Problems<'_>) -> Option<(String, bool)> {
+/// Name, whether strict, whether system calls are traced.
+fn read_robot(
+    mut table: TableReader<'_>,
+    problems: &mut Problems<'_>,
+) -> Option<(String, bool, bool)> {
     let name = table.text(problems, "name", "so101");
     let strict = table.boolean(problems, "strict", true);
+    let purity = match table.has("purity") {
+        true => table.choice(problems, "purity", &[("count", false), ("trace", true)]),
+        false => Some(false),
+    };
     table.finish(problems);
-    Some((name?.value, strict?))
+    Some((name?.value, strict?, purity?))
 }
 
 fn read_bus(mut table: TableReader<'_>, problems: &mut Problems<'_>) -> Option<Section<BusConfig>> {
