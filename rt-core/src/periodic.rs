@@ -200,10 +200,6 @@ fn run_period<P: Periodic>(work: &mut P, terms: &Terms, schedule: &mut Schedule,
     if execution_ns > terms.budget_ns {
         add(&account.over_budget, 1);
     }
-    account.skipped.store(schedule.skipped(), Ordering::Relaxed);
-    account
-        .shifted_ns
-        .store(schedule.shifted_ns(), Ordering::Relaxed);
     if finished.is_overrun {
         add(
             cause_of(account, execution_ns, terms.budget_ns, lateness_ns),
@@ -231,6 +227,10 @@ const fn cause_of(
 fn begin(account: &PeriodStats, period: Period, schedule: &Schedule, lateness_ns: u64) {
     let planned = period.planned.0;
     account.newest_planned_ns.store(planned, Ordering::Relaxed);
+    // All four as of this moment, so that a reader who sees the new count of ticks can add up.
+    let (skipped, shifted_ns) = (schedule.skipped(), schedule.shifted_ns());
+    account.skipped.store(skipped, Ordering::Relaxed);
+    account.shifted_ns.store(shifted_ns, Ordering::Relaxed);
     account.ticks.store(schedule.ticks(), Ordering::Relaxed);
     account.lateness.record(lateness_ns);
     if period.catches_up {

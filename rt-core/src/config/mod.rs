@@ -10,6 +10,7 @@
 
 mod check;
 mod diagnostic;
+mod feasibility;
 mod schema;
 mod table;
 

@@ -15,7 +15,7 @@ use super::diagnostic::{Problems, nearest};
 use super::table::{Located, TableReader};
 use super::{
     BusConfig, DeviceConfig, JointConfig, LoopConfig, OverrunPolicy, RobotConfig, SafeAction,
-    ServoGains, check,
+    ServoGains, check, feasibility,
 };
 
 /// Priorities the daemon may use: below 95, so that the kernel's own threads at 99 (migration,
@@ -81,6 +81,7 @@ pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfi
     check::servo_ids(&buses, &devices, problems);
     check::priorities(&buses, &loops, &devices, problems);
     check::wire_time(&buses, &loops, &devices, problems);
+    feasibility::cores(&buses, &loops, &devices, problems);
     let (name, strict, trace_system_calls) = robot?;
     Some(RobotConfig {
         name,
@@ -157,7 +158,7 @@ fn read_loop(
     problems: &mut Problems<'_>,
 ) -> Option<Section<LoopConfig>> {
     let name = table.text(problems, "name", "arm-loop");
-    let period = table.integer(problems, "period_us", 500..=100_000, None);
+    let period = table.integer(problems, "period_us", 100..=100_000, None);
     let priority = table.integer(problems, "priority", PRIORITY, None);
     let core = read_core(&mut table, problems);
     let overrun = read_overrun(&mut table, problems);
