@@ -128,7 +128,7 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
         call: "eventfd",
         errno,
     })?;
-    let made = assemble(robot, &stats, &bell, &shared);
+    let made = assemble(robot, &stats, &bell, &shared, Vec::new());
     let listener = Listener::bind(&options.run_dir.join("rt.sock"), options.agent_uid)?;
     let (buses, loops, checks) =
         start_real_time(made.buses, made.loops).inspect_err(|_| shared.stop())?;

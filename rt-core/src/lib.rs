@@ -39,6 +39,7 @@ pub mod order;
 pub mod pace;
 pub mod periodic;
 pub mod purity;
+pub mod recording;
 pub mod schedule;
 pub mod sd_notify;
 pub mod servo_map;

@@ -33,7 +33,7 @@ use crate::system_call_trace::{self, Trace};
 const WARM_UP_PERIODS: u64 = 50;
 
 /// One period, as its work sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Period {
     /// Counts the periods run since arming, from 1; 0 in a rehearsal.
     pub number: u64,

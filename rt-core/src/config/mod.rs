@@ -11,6 +11,7 @@
 mod check;
 mod diagnostic;
 mod feasibility;
+mod safety;
 mod schema;
 mod table;
 
@@ -18,6 +19,9 @@ use std::path::Path;
 
 pub use check::{BusTraffic, traffic_of};
 pub use diagnostic::{ConfigError, Diagnostic};
+pub use safety::{
+    Bias, ChargePumpConfig, ESTOP_INPUTS_MAX, EstopConfig, FailsafeConfig, LineAddress, LineConfig,
+};
 
 /// A whole robot.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +38,10 @@ pub struct RobotConfig {
     pub loops: Vec<LoopConfig>,
     /// The devices.
     pub devices: Vec<DeviceConfig>,
+    /// What to do when things go wrong.
+    pub failsafe: FailsafeConfig,
+    /// Where e-stops come from.
+    pub estop: EstopConfig,
 }
 
 impl RobotConfig {

@@ -15,18 +15,18 @@ use super::diagnostic::{Problems, nearest};
 use super::table::{Located, TableReader};
 use super::{
     BusConfig, DeviceConfig, JointConfig, LoopConfig, OverrunPolicy, RobotConfig, SafeAction,
-    ServoGains, check, feasibility,
+    ServoGains, check, feasibility, safety,
 };
 
 /// Priorities the daemon may use: below 95, so that the kernel's own threads at 99 (migration,
 /// watchdog) and a rescue shell keep the last word.
-const PRIORITY: std::ops::RangeInclusive<i64> = 1..=94;
+pub(super) const PRIORITY: std::ops::RangeInclusive<i64> = 1..=94;
 /// Longest time a joint may need to stop, s. Half of the patience of kairo-rt's shutdown.
 const STOP_MAX_S: f64 = 5.0;
 /// A tick may cost this part of its period where the file does not say how much.
 const BUDGET_PARTS: i64 = 4;
 /// Cores a machine can have, as far as a mask goes.
-const CORE: std::ops::RangeInclusive<i64> = 0..=1023;
+pub(super) const CORE: std::ops::RangeInclusive<i64> = 0..=1023;
 
 /// A table with what is needed to report problems about it later.
 pub(super) struct Section<T> {
@@ -74,6 +74,10 @@ pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfi
         .into_iter()
         .filter_map(|table| read_device(table, &buses, &loops, problems))
         .collect();
+    let complete = devices.iter().filter_map(|section| section.value.as_ref());
+    let known: Vec<&DeviceConfig> = complete.map(|located| &located.device).collect();
+    let failsafe = safety::read_failsafe(&mut file, &known, problems);
+    let estop = safety::read_estop(&mut file, problems);
     file.finish(problems);
     check::names(&buses, problems);
     check::names(&loops, problems);
@@ -93,6 +97,8 @@ pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfi
             .into_iter()
             .map(|located| located.device)
             .collect(),
+        failsafe: failsafe?,
+        estop: estop?,
     })
 }
 
