@@ -3,6 +3,7 @@
 //! What is asserted is behaviour and the daemon's own account of ticks and times; how late this
 //! machine wakes anybody up is not.
 
+mod blocks;
 mod harness;
 
 use std::os::unix::net::UnixDatagram;

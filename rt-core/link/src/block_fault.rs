@@ -65,7 +65,11 @@ mod tests {
             (5, BlockFaultKind::Signal, 11),
             (u32::MAX >> 8, BlockFaultKind::Budget, i32::MIN),
         ] {
-            let report = BlockFaultReport { block, kind, detail };
+            let report = BlockFaultReport {
+                block,
+                kind,
+                detail,
+            };
             assert_eq!(BlockFaultReport::from_word(report.to_word()), Some(report));
         }
         assert_eq!(BlockFaultReport::from_word(0), None);

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use kairo_blocks::registry::Registry;
+
 use super::{ConfigError, OverrunPolicy, RobotConfig, parse, traffic_of};
 
 /// The file of the image and of hosted runs.
@@ -10,7 +12,7 @@ const SO101: &str = include_str!("../../../board/robots/so101.toml");
 const REFERENCE: &str = include_str!("../../../docs/reference/robot-toml.md");
 
 fn check(text: &str) -> Result<RobotConfig, ConfigError> {
-    parse(Path::new("robot.toml"), text)
+    parse(Path::new("robot.toml"), text, &Registry::standard())
 }
 
 /// The problems of the SO-101 file after replacing `from` by `to`, as printed.
@@ -203,7 +205,8 @@ fn broken_syntax_is_one_message_with_its_place() {
 
 #[test]
 fn a_missing_file_says_how_to_name_one() {
-    let error = super::load(Path::new("/nonexistent/robot.toml")).expect_err("it is missing");
+    let error = super::load(Path::new("/nonexistent/robot.toml"), &Registry::standard())
+        .expect_err("it is missing");
     assert!(error.to_string().contains("--config FILE"), "{error}");
 }
 

@@ -11,11 +11,13 @@ use kairo_blocks::block::FaultKind;
 use kairo_blocks::program::{BlockFault, Program};
 use kairo_link::abi::BlockFaultKind;
 use kairo_link::block_fault::BlockFaultReport;
+use kairo_record::tap::Tap;
 
 use super::seat::Seat;
 use crate::config::LoopBlocks;
 use crate::config::blocks::{Drive, Read, Signal};
 use crate::device::Device;
+use crate::recording::{of_device, of_loop, tag};
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -38,12 +40,18 @@ impl BlockStage {
             return None;
         }
         let reads = config.reads.iter().map(|read| match *read {
-            Read::Joint { device, joint, signal } => Read::Joint {
+            Read::Joint {
+                device,
+                joint,
+                signal,
+            } => Read::Joint {
                 device: seats[device],
                 joint,
                 signal,
             },
-            Read::Following { device } => Read::Following { device: seats[device] },
+            Read::Following { device } => Read::Following {
+                device: seats[device],
+            },
         });
         let drives = config.drives.iter().map(|drive| Drive {
             device: seats[drive.device],
@@ -59,11 +67,6 @@ impl BlockStage {
         })
     }
 
-    /// Whether a block has failed.
-    pub(super) const fn has_faulted(&self) -> bool {
-        self.program.fault().is_some()
-    }
-
     /// Runs the blocks without effect.
     pub(super) fn rehearse(&mut self, seats: &[Seat]) {
         for (number, read) in self.reads.iter().enumerate() {
@@ -74,13 +77,32 @@ impl BlockStage {
         self.rehearsal.engage();
     }
 
-    /// Runs the blocks, and gives the devices what they drive.
-    ///
-    /// # Errors
-    /// The block that failed, in this tick or an earlier one. Nothing was given to any device.
-    pub(super) fn run(&mut self, seats: &mut [Seat]) -> Result<(), BlockFault> {
-        let driven = |drive: &Drive| seats[drive.device].device().is_following();
-        let follows = self.drives.iter().any(driven);
+    /// Runs the blocks, and gives the devices what they drive. Returns the block that failed, in
+    /// this tick or an earlier one; nothing was given to any device then.
+    pub(super) fn run(&mut self, tap: &mut Tap, seats: &mut [Seat]) -> Option<BlockFaultReport> {
+        let word = tap.input(of_loop(tag::BLOCK_FAULT), || match self.step(seats) {
+            Ok(()) => 0,
+            Err(fault) => report_of(fault).to_word(),
+        });
+        let report = BlockFaultReport::from_word(word);
+        if report.is_some() {
+            return report;
+        }
+        for (number, drive) in self.drives.iter().enumerate() {
+            let program = &self.program;
+            let wanted_rad = tap.input(of_device(tag::DRIVEN, number), || {
+                program.output(drive.node, drive.port)
+            });
+            seats[drive.device]
+                .device_mut()
+                .drive(drive.joint, wanted_rad);
+        }
+        None
+    }
+
+    fn step(&mut self, seats: &[Seat]) -> Result<(), BlockFault> {
+        let follows = |drive: &Drive| seats[drive.device].device().is_following();
+        let follows = self.drives.iter().any(follows);
         if follows && !self.follows {
             self.program.engage();
         }
@@ -88,21 +110,18 @@ impl BlockStage {
         for (number, read) in self.reads.iter().enumerate() {
             self.program.set_external(number, value_of(*read, seats));
         }
-        self.program.step()?;
-        for drive in &self.drives {
-            let wanted_rad = self.program.output(drive.node, drive.port);
-            seats[drive.device].device_mut().drive(drive.joint, wanted_rad);
-        }
-        Ok(())
+        self.program.step()
     }
 }
 
 fn value_of(read: Read, seats: &[Seat]) -> f64 {
     match read {
-        Read::Following { device } => {
-            f64::from(u8::from(seats[device].device().is_following()))
-        }
-        Read::Joint { device, joint, signal } => signal_of(seats[device].device(), joint, signal),
+        Read::Following { device } => f64::from(u8::from(seats[device].device().is_following())),
+        Read::Joint {
+            device,
+            joint,
+            signal,
+        } => signal_of(seats[device].device(), joint, signal),
     }
 }
 
@@ -121,7 +140,7 @@ fn signal_of(device: &Device, joint: usize, signal: Signal) -> f64 {
 }
 
 /// The fault as it is reported to other threads and processes.
-pub(super) fn report_of(fault: BlockFault) -> BlockFaultReport {
+fn report_of(fault: BlockFault) -> BlockFaultReport {
     let (kind, detail) = match fault.kind {
         FaultKind::NotFinite { output } => (BlockFaultKind::NotFinite, output.cast_signed()),
         FaultKind::Reported { code } => (BlockFaultKind::Reported, code),

@@ -429,6 +429,7 @@ fn welcome(present: bool) -> Welcome {
             period_us: 2000,
             priority: 80,
             core: Some(1),
+            blocks: vec!["pan".into()],
         }],
         buses: vec![BusDescription {
             name: "servo".into(),

@@ -99,3 +99,6 @@ pub struct LoopBlocks {
     /// Whether a block comes from Rust that is not of this project.
     pub has_program_blocks: bool,
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,11 +56,15 @@ pub(in super::super) fn read(
     let mut loops = vec![LoopBlocks::default(); around.loops.len()];
     let mut wiring = Wiring::new(&blocks, around);
     for block in &blocks {
-        let Some(control_loop) = block.control_loop else { continue };
+        let Some(control_loop) = block.control_loop else {
+            continue;
+        };
         let inside = &mut loops[control_loop];
         let wires = wire(block, &mut wiring, inside, problems);
-        let design = block.design.clone().unwrap_or_else(|| Design::delay(
-            kairo_blocks::unit::Unit::ONE, 0.0));
+        let design = block
+            .design
+            .clone()
+            .unwrap_or_else(|| Design::delay(kairo_blocks::unit::Unit::ONE, 0.0));
         inside.has_plugins |= around.registry.origin(&block.kind) == Some(Origin::Plugin);
         inside.has_program_blocks |= around.registry.origin(&block.kind) == Some(Origin::Program);
         inside.graph.nodes.push(Node {
@@ -87,8 +91,12 @@ fn complain_of_cycle(
     problems: &mut Problems<'_>,
 ) {
     let names = cycle.iter().chain(cycle.first());
-    let names: Vec<&str> = names.map(|node| inside.graph.nodes[*node].name.as_str()).collect();
-    let at = blocks.iter().find(|block| Some(&block.name.as_str()) == names.first());
+    let names: Vec<&str> = names
+        .map(|node| inside.graph.nodes[*node].name.as_str())
+        .collect();
+    let at = blocks
+        .iter()
+        .find(|block| Some(&block.name.as_str()) == names.first());
     let span = at.map_or(0..0, |block| place_of(&block.table, "input"));
     let message = format!("blocks wait for each other: {}", names.join(" -> "));
     let fix = "put a block of kind \"delay\" into the circle; it gives the value of one period ago";
@@ -168,7 +176,12 @@ fn check_name(
         problems.add(span, "block.name", message, "choose another name");
     } else if around.devices.iter().any(|device| device.name == name) {
         let message = format!("\"{name}\" is the name of a device");
-        problems.add(span, "block.name", message, "choose another: wires name both alike");
+        problems.add(
+            span,
+            "block.name",
+            message,
+            "choose another: wires name both alike",
+        );
     }
 }
 
@@ -210,7 +223,10 @@ fn read_design(
     }
     let mut settings = Settings::new(table, period_s, &COMMON);
     let design = registry.design(kind, &mut settings);
-    let complaints = settings.finish();
+    let complaints = match design {
+        Some(_) => settings.finish(),
+        None => settings.give_up(),
+    };
     let good = complaints.is_empty();
     for complaint in complaints {
         let key = format!("block.{}", complaint.key);
@@ -219,7 +235,12 @@ fn read_design(
     if design.is_none() && good {
         // A kind of somebody else's that gave up without a word must not pass for a good one.
         let message = format!("a block of kind \"{kind}\" cannot be made of these settings");
-        problems.add(table.span.clone(), "block", message, "see the documentation of the kind");
+        problems.add(
+            table.span.clone(),
+            "block",
+            message,
+            "see the documentation of the kind",
+        );
     }
     design.filter(|_| good)
 }

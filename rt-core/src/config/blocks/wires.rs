@@ -3,15 +3,13 @@
 //! setup-only. A source is a number, `BLOCK.PORT`, `DEVICE.JOINT.SIGNAL` or `DEVICE.following`; a
 //! sink is `DEVICE.JOINT.setpoint`, or a list of them.
 
-use std::ops::Range;
-
 use kairo_blocks::block::Port;
 use kairo_blocks::graph::Wire;
 use kairo_blocks::settings::{Entry, Table, Value};
 use kairo_blocks::unit::Unit;
 
 use super::super::diagnostic::{Problems, nearest};
-use super::read::{Placed, Surroundings, place_of};
+use super::read::{Placed, Surroundings};
 use super::{Drive, LoopBlocks, Read, Signal};
 
 /// What wires of all blocks have in common.
@@ -62,7 +60,10 @@ pub(super) fn wire(
             (Some(entry), _) => source(block, port, entry, wiring, inside, problems),
             (None, Some(value)) => Some(Wire::Constant(value)),
             (None, None) => {
-                let message = format!("input {} of block \"{}\" has no wire", port.name, block.name);
+                let message = format!(
+                    "input {} of block \"{}\" has no wire",
+                    port.name, block.name
+                );
                 let fix = format!("add `input.{} = \"SOURCE\"`, in {}", port.name, port.unit);
                 let key = format!("block.input.{}", port.name);
                 problems.add(block.table.span.clone(), key, message, fix);
@@ -73,7 +74,10 @@ pub(super) fn wire(
     }
     if let Some(outputs) = side(&block.table, "output", &design.outputs, problems) {
         for entry in &outputs.entries {
-            let port = design.outputs.iter().position(|port| port.name == entry.key);
+            let port = design
+                .outputs
+                .iter()
+                .position(|port| port.name == entry.key);
             if let Some(port) = port {
                 let unit = design.outputs[port].unit;
                 sinks(block, (port, unit), entry, wiring, inside, problems);
@@ -93,7 +97,12 @@ fn side<'t>(
     let entry = table.get(key)?;
     let Value::Table(wires) = &entry.value else {
         let fix = format!("write `{key}.PORT = …`, a line a port");
-        problems.add(entry.span.clone(), format!("block.{key}"), "is no table of wires", fix);
+        problems.add(
+            entry.span.clone(),
+            format!("block.{key}"),
+            "is no table of wires",
+            fix,
+        );
         return None;
     };
     for wire in &wires.entries {
@@ -173,11 +182,17 @@ fn number_of(read: Read, inside: &mut LoopBlocks) -> usize {
 fn find(text: &str, wiring: &Wiring<'_>) -> Result<Option<Found>, (String, String)> {
     let parts: Vec<&str> = text.split('.').collect();
     let devices = &wiring.around.devices;
-    if let Some(block) = wiring.blocks.iter().find(|block| block.name == parts[0]) {
+    let device = devices.iter().position(|device| device.name == parts[0]);
+    let block = wiring.blocks.iter().find(|block| block.name == parts[0]);
+    if let (Some(block), None) = (block, device) {
         return find_output(block, &parts);
     }
-    let Some(device) = devices.iter().position(|device| device.name == parts[0]) else {
-        let mut known: Vec<&str> = wiring.blocks.iter().map(|block| block.name.as_str()).collect();
+    let Some(device) = device else {
+        let mut known: Vec<&str> = wiring
+            .blocks
+            .iter()
+            .map(|block| block.name.as_str())
+            .collect();
         known.extend(devices.iter().map(|device| device.name.as_str()));
         let fix = match nearest(parts[0], &known) {
             Some(near) => format!("did you mean \"{near}\"?"),
@@ -211,7 +226,11 @@ fn find(text: &str, wiring: &Wiring<'_>) -> Result<Option<Found>, (String, Strin
     Ok(Some(Found {
         unit: *unit,
         control_loop,
-        wire: FoundWire::Read(Read::Joint { device, joint, signal }),
+        wire: FoundWire::Read(Read::Joint {
+            device,
+            joint,
+            signal,
+        }),
     }))
 }
 
@@ -219,7 +238,11 @@ fn find_output(block: &Placed, parts: &[&str]) -> Result<Option<Found>, (String,
     let (Some(design), Some(control_loop)) = (&block.design, block.control_loop) else {
         return Ok(None);
     };
-    let names: Vec<&str> = design.outputs.iter().map(|port| port.name.as_str()).collect();
+    let names: Vec<&str> = design
+        .outputs
+        .iter()
+        .map(|port| port.name.as_str())
+        .collect();
     let wanted = parts[1..].join(".");
     let Some(port) = names.iter().position(|name| *name == wanted) else {
         let message = format!("block \"{}\" has no output \"{wanted}\"", block.name);
@@ -243,14 +266,24 @@ fn find_joint(
     device: &super::super::DeviceConfig,
     wanted: &str,
 ) -> Result<usize, (String, String)> {
-    let names: Vec<&str> = device.joints.iter().map(|joint| joint.name.as_str()).collect();
-    names.iter().position(|name| *name == wanted).ok_or_else(|| {
-        let fix = match nearest(wanted, &names) {
-            Some(near) => format!("did you mean \"{near}\"?"),
-            None => format!("its joints are {}", names.join(", ")),
-        };
-        (format!("device \"{}\" has no joint \"{wanted}\"", device.name), fix)
-    })
+    let names: Vec<&str> = device
+        .joints
+        .iter()
+        .map(|joint| joint.name.as_str())
+        .collect();
+    names
+        .iter()
+        .position(|name| *name == wanted)
+        .ok_or_else(|| {
+            let fix = match nearest(wanted, &names) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => format!("its joints are {}", names.join(", ")),
+            };
+            (
+                format!("device \"{}\" has no joint \"{wanted}\"", device.name),
+                fix,
+            )
+        })
 }
 
 fn sinks(
@@ -269,7 +302,10 @@ fn sinks(
     for (value, span) in list {
         let result = match value {
             Value::Text(text) => sink(text, block, unit, wiring),
-            _ => Err(("is no sink".to_owned(), "write \"DEVICE.JOINT.setpoint\"".to_owned())),
+            _ => Err((
+                "is no sink".to_owned(),
+                "write \"DEVICE.JOINT.setpoint\"".to_owned(),
+            )),
         };
         match result {
             Ok((device, joint)) => inside.drives.push(Drive {
@@ -307,31 +343,26 @@ fn sink(
     if Some(devices[device].control_loop) != block.control_loop {
         let other = wiring.around.loops[devices[device].control_loop].0;
         let message = format!("device \"{device_name}\" runs on loop \"{other}\"");
-        return Err((message, format!("put block \"{}\" on that loop", block.name)));
+        return Err((
+            message,
+            format!("put block \"{}\" on that loop", block.name),
+        ));
     }
     if unit != Unit::RAD {
         let message = format!("the port is in {unit}, a setpoint in {}", Unit::RAD);
         return Err((message, "drive it from a port in rad".to_owned()));
     }
-    let taken = wiring.driven.iter().find(|driven| (driven.0, driven.1) == (device, joint));
+    let taken = wiring
+        .driven
+        .iter()
+        .find(|driven| (driven.0, driven.1) == (device, joint));
     if let Some((_, _, by)) = taken {
         let message = format!("\"{text}\" is driven by block \"{by}\" already");
-        return Err((message, "drive it from one block; combine with \"sum\"".to_owned()));
+        return Err((
+            message,
+            "drive it from one block; combine with \"sum\"".to_owned(),
+        ));
     }
     wiring.driven.push((device, joint, block.name.clone()));
     Ok((device, joint))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wire_without_a_place_of_its_own_is_reported_at_its_block() {
-        let table = Table {
-            entries: Vec::new(),
-            span: 5..9,
-        };
-        assert_eq!(place_of(&table, "input"), Range { start: 5, end: 9 });
-    }
 }
