@@ -6,11 +6,12 @@
 //! - **Pure**, tested without a thread or a clock: [`lease`] (is this command good), [`motion`]
 //!   (how does a setpoint move), [`schedule`] (which periods ran), [`device`] (what state is the
 //!   arm in), [`config`].
-//! - **Real-time threads**: [`control_loop`] and [`bus_loop`], which meet in [`exchange`].
+//! - **Real-time threads**: [`control_loop`] and [`bus_loop`], which meet in [`exchange`];
+//!   both are lived by [`periodic`].
 //! - **Ordinary threads**: [`bus_supervisor`] opens and closes ports, [`link_server`] serves the
 //!   agent plane, and [`daemon`] puts it all together and watches.
 //! - **Proof**: [`bringup`] reads back what the kernel granted, [`guard`] and [`purity`] count
-//!   what a real-time thread must not cause.
+//!   what a real-time thread must not cause, and [`system_call_trace`] names the first call of one.
 //!
 //! What it guarantees to a robot: a setpoint moves only while an accepted command is in force, and
 //! within the joint limits; every other state of affairs slows it down to rest. What it does not:
@@ -36,10 +37,13 @@ pub mod link_server;
 pub mod motion;
 pub mod order;
 pub mod pace;
+pub mod periodic;
 pub mod purity;
+pub mod recording;
 pub mod schedule;
 pub mod sd_notify;
 pub mod servo_map;
 pub mod shared;
 pub mod steady;
+pub mod system_call_trace;
 pub mod wake;
