@@ -163,7 +163,8 @@ fn heading(report: &Report) -> String {
     };
     match (&report.image, &report.boot) {
         (Some(image), Some(boot)) => format!(
-            "KairoOS in QEMU ({}, {} host priority): Linux {} {preempt}, kernel {:.1} MB, root {:.1} MB, \
+            "KairoOS in QEMU ({}, {} host priority): Linux {} {preempt}, kernel {:.1} MB, \
+             root {:.1} MB, \
              kernel {} ms + init {} ms to ready",
             report.accelerator,
             report.host_priority,
