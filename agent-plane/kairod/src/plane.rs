@@ -184,6 +184,9 @@ impl Plane {
             }
         }
         if let Some(answer) = self.openings.remove(&request) {
+            if code == "ring_corrupt" {
+                self.break_link();
+            }
             let known = match code {
                 "busy" => ErrorCode::Busy,
                 "no_such_device" => ErrorCode::NotFound,
@@ -267,6 +270,7 @@ impl Plane {
             }
             Err(PushError::Corrupt(_)) => {
                 self.close(index, "ring_corrupt", true, None);
+                self.break_link();
                 let name = self.devices[index].id();
                 Err(refusal::stale_epoch(name, epoch, None, "ring_corrupt"))
             }
@@ -327,6 +331,10 @@ impl Plane {
         if let Some(index) = held {
             self.free(index, cause, None);
         }
+        if cause == "ring_corrupt" {
+            // The rings last as long as the link.
+            self.break_link();
+        }
     }
 
     /// The device's bus is at `path` now, or nowhere if that is empty.
@@ -386,6 +394,7 @@ impl Plane {
             };
             if corrupt {
                 self.close(index, "ring_corrupt", true, None);
+                self.break_link();
             }
         }
     }
