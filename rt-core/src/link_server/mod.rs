@@ -3,10 +3,12 @@
 //! Allocates, maps and closes on behalf of the control loops, which only ever get finished rings
 //! through `rtrb` and give them back the same way. Rings and state buffers are made once a
 //! connection, and reused by its leases: opening a lease maps nothing. What a peer keeps of earlier
-//! connections is watched, and nobody is welcomed while too much is kept. Whoever connects is checked by SO_PEERCRED; a
-//! second live agent plane is refused, a dead one is noticed by its hang-up and all its leases end
-//! with `agent_plane_gone`. Nothing a peer does blocks this thread: every descriptor is
-//! non-blocking, and a peer that does not read its notices is dropped.
+//! connections is watched, and nobody is welcomed while too much is kept.
+//!
+//! Whoever connects is checked by SO_PEERCRED; a second live agent plane is refused, a dead one is
+//! noticed by its hang-up and all its leases end with `agent_plane_gone`. Nothing a peer does
+//! blocks this thread: every descriptor is non-blocking, and a peer that does not read its notices
+//! is dropped.
 //!
 //! The doorbell is the reading end of a pipe, not an eventfd: `O_NONBLOCK` belongs to the open
 //! file, which both sides of an eventfd share, so a hostile peer could make our next ring block.
@@ -42,8 +44,8 @@ pub use share::Tenancy;
 
 /// Connections that have not said hello yet; more are closed at once.
 const PENDING_MAX: usize = 4;
-/// Earlier connections whose memory somebody may still hold. A restarted agent plane needs none, one
-/// that is being killed needs one; each takes about 80 KiB a device.
+/// Earlier connections whose memory somebody may still hold. A restarted agent plane needs none,
+/// one that is being killed needs one; each takes about 80 KiB a device.
 const HELD_LINKS_MAX: usize = 4;
 /// How long a connection may stay without a hello.
 const HELLO_PATIENCE: Duration = Duration::from_secs(1);
