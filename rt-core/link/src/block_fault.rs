@@ -63,7 +63,7 @@ mod tests {
             (0, BlockFaultKind::NotFinite, 0),
             (63, BlockFaultKind::Reported, -7),
             (5, BlockFaultKind::Signal, 11),
-            (u32::MAX >> 8, BlockFaultKind::Budget, i32::MIN),
+            ((1 << 24) - 2, BlockFaultKind::Budget, i32::MIN),
         ] {
             let report = BlockFaultReport {
                 block,
