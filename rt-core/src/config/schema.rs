@@ -58,7 +58,7 @@ pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfi
         .table(problems, "robot")
         .and_then(|table| read_robot(table, problems));
     let buses: Vec<_> = file
-        .tables(problems, "bus", MAX_BUSES)
+        .tables_if_any(problems, "bus", MAX_BUSES)
         .into_iter()
         .filter_map(|table| read_bus(table, problems))
         .collect();
@@ -68,7 +68,7 @@ pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfi
         .filter_map(|table| read_loop(table, problems))
         .collect();
     let devices: Vec<_> = file
-        .tables(problems, "device", MAX_DEVICES)
+        .tables_if_any(problems, "device", MAX_DEVICES)
         .into_iter()
         .filter_map(|table| read_device(table, &buses, &loops, problems))
         .collect();
