@@ -59,6 +59,10 @@ pub struct Plan {
 /// When anything could not be run; nothing measured is an error.
 pub fn run(plan: &Plan) -> anyhow::Result<Value> {
     std::fs::create_dir_all(LAB_DIR).context(LAB_DIR)?;
+    let churn = crate::loads::CHURN_DIR;
+    std::fs::create_dir_all(churn).context(churn)?;
+    let (uid, gid) = crate::session::AGENT;
+    std::os::unix::fs::chown(churn, Some(uid), Some(gid)).context(churn)?;
     // An operator's stop: kairo-rt then has no vote on the watchdog, and comes back by `start`.
     init_socket::stop("kairo-rt")?;
     let timing = Timing {

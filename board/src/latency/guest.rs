@@ -81,6 +81,23 @@ impl Guest {
         }
     }
 
+    /// The guest's kernel, by its own word.
+    ///
+    /// # Errors
+    /// When the console has no line of it.
+    pub fn kernel(&self) -> anyhow::Result<String> {
+        let line = self.machine.wait_for("Linux version", CONSOLE)?;
+        let from = line.text.find("Linux version").unwrap_or(0);
+        let words: Vec<&str> = line.text[from..].split_whitespace().collect();
+        let release = words.get(2).copied().unwrap_or("unknown");
+        let rt = if line.text.contains("PREEMPT_RT") {
+            "PREEMPT_RT"
+        } else {
+            "no PREEMPT_RT"
+        };
+        Ok(format!("{release} {rt}"))
+    }
+
     /// Measures `robot` under `load`; what `kairo-lab measure` printed.
     ///
     /// # Errors

@@ -215,7 +215,10 @@ fn a_loop_may_stand_alone() {
     assert!(robot.buses.is_empty() && robot.devices.is_empty());
     assert_eq!(robot.loops.len(), 1);
     let refused = check("[robot]\nname = \"bare\"\n").expect_err("no loop");
-    assert!(refused.to_string().contains("add a `[[loop]]` table"), "{refused}");
+    assert!(
+        refused.to_string().contains("add a `[[loop]]` table"),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -5,10 +5,9 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
 
+use super::CHURN_DIR;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
-/// On the data partition; made by the lab for the agent plane's user.
-pub const DIRECTORY: &str = "/data/kairo-lab";
 /// One file.
 const FILE_BYTES: usize = 4 << 20;
 /// Written and read at a time.
@@ -18,7 +17,7 @@ const BLOCK_BYTES: usize = 64 << 10;
 pub fn churn() -> anyhow::Result<Infallible> {
     let mut block = vec![0x5A_u8; BLOCK_BYTES];
     for count in 0_u64.. {
-        let path = Path::new(DIRECTORY).join(format!("churn-{}", count % 4));
+        let path = Path::new(CHURN_DIR).join(format!("churn-{}", count % 4));
         // A full disk is part of the load.
         let _ = write(&path, &block);
         let _ = read(&path, &mut block);

@@ -15,6 +15,9 @@ use clap::ValueEnum;
 /// The kernel socket of the agent plane.
 pub const KERNEL_SOCKET: &str = "/run/kairo/kernel.sock";
 
+/// Where the disk load writes: on the data partition, made for the agent plane's user.
+pub const CHURN_DIR: &str = "/data/kairo-lab";
+
 /// A load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Load {
