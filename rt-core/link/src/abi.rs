@@ -126,6 +126,8 @@ wire_enum! {
         FeedbackStale = 8 "feedback_stale",
         /// kairo-rt is shutting down.
         ShuttingDown = 9 "shutting_down",
+        /// The loop missed a period, and its overrun policy is to stop.
+        LoopOverrun = 10 "loop_overrun",
     }
 }
 
