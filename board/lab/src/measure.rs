@@ -95,7 +95,7 @@ pub fn run(plan: &Plan) -> anyhow::Result<Value> {
                 Value::Null
             }
         };
-        let ours = plane.account(1);
+        let ours = plane.account();
         plane.stop()?;
         let theirs = match plan.robot {
             Robot::Bare => {

@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use kairo_link::segment::{Kind, PeerAccess, Segment};
-use kairo_link::stats::{self, Stats, ThreadStats};
+use kairo_link::stats::{self, PeriodStats, Stats, ThreadStats};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use crate::measure::distribution;
 use crate::robot::{LAB_DIR, RUN_DIR, Robot, line};
 use crate::session;
 
@@ -112,34 +113,24 @@ impl Plane {
     }
 
     /// Everything it counted since it was armed.
-    pub fn account(&self, loops: usize) -> Value {
+    pub fn account(&self) -> Value {
         let block = self.stats.block();
-        let each = block.loops.iter().filter(|each| load(&each.period_ns) > 0);
-        let loops: Vec<Value> = each
-            .take(loops)
-            .map(|each| {
-                json!({
-                    "period_us": load(&each.period_ns) / 1000,
-                    "ticks": load(&each.ticks),
-                    "skipped": load(&each.skipped),
-                    "overruns_late_wake": load(&each.overruns_late_wake),
-                    "overruns_long_execution": load(&each.overruns_long_execution),
-                    "identity_broken": load(&each.identity_broken),
-                    "thread": thread(&each.thread),
-                    "lateness": crate::measure::distribution(&each.lateness.snapshot()),
-                    "execution": crate::measure::distribution(&each.execution.snapshot()),
-                })
-            })
+        let loops: Vec<Value> = block
+            .loops
+            .iter()
+            .filter(|each| load(&each.periods.period_ns) > 0)
+            .map(|each| periods(&each.periods))
             .collect();
-        let each = block.buses.iter();
-        let buses: Vec<Value> = each
+        let buses: Vec<Value> = block
+            .buses
+            .iter()
             .filter(|each| load(&each.servos_in_use) > 0)
             .map(|each| {
                 json!({
                     "cycles": load(&each.cycles),
                     "losses": load(&each.losses),
-                    "thread": thread(&each.thread),
-                    "round_trip": crate::measure::distribution(&each.round_trip.snapshot()),
+                    "periods": periods(&each.periods),
+                    "round_trip": distribution(&each.round_trip.snapshot()),
                 })
             })
             .collect();
@@ -149,7 +140,7 @@ impl Plane {
     /// Periods skipped so far, all loops together.
     pub fn skipped(&self) -> u64 {
         let loops = self.stats.block().loops.iter();
-        loops.map(|each| load(&each.skipped)).sum()
+        loops.map(|each| load(&each.periods.skipped)).sum()
     }
 
     /// Ends it in order.
@@ -178,6 +169,20 @@ impl Drop for Plane {
 
 fn load(word: &AtomicU64) -> u64 {
     word.load(Ordering::Relaxed)
+}
+
+fn periods(each: &PeriodStats) -> Value {
+    json!({
+        "period_us": load(&each.period_ns) / 1000,
+        "ticks": load(&each.ticks),
+        "skipped": load(&each.skipped),
+        "overruns_late_wake": load(&each.overruns_late_wake),
+        "overruns_long_execution": load(&each.overruns_long_execution),
+        "identity_broken": load(&each.identity_broken),
+        "thread": thread(&each.thread),
+        "lateness": distribution(&each.lateness.snapshot()),
+        "execution": distribution(&each.execution.snapshot()),
+    })
 }
 
 fn thread(stats: &ThreadStats) -> Value {
