@@ -348,5 +348,7 @@ impl Device {
     }
 }
 
+mod recorded;
+
 #[cfg(test)]
 mod tests;

@@ -29,5 +29,6 @@ pub mod pod;
 pub mod ring;
 pub mod segment;
 pub mod stats;
+pub mod system_call;
 
 pub use mono::MonoNs;

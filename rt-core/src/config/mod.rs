@@ -10,6 +10,8 @@
 
 mod check;
 mod diagnostic;
+mod feasibility;
+mod safety;
 mod schema;
 mod table;
 
@@ -17,6 +19,9 @@ use std::path::Path;
 
 pub use check::{BusTraffic, traffic_of};
 pub use diagnostic::{ConfigError, Diagnostic};
+pub use safety::{
+    Bias, ChargePumpConfig, ESTOP_INPUTS_MAX, EstopConfig, FailsafeConfig, LineAddress, LineConfig,
+};
 
 /// A whole robot.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,12 +30,18 @@ pub struct RobotConfig {
     pub name: String,
     /// Whether a bring-up check that fails refuses to arm.
     pub strict: bool,
+    /// Whether the system calls of ticks are traced, for debugging.
+    pub trace_system_calls: bool,
     /// The buses.
     pub buses: Vec<BusConfig>,
     /// The control loops.
     pub loops: Vec<LoopConfig>,
     /// The devices.
     pub devices: Vec<DeviceConfig>,
+    /// What to do when things go wrong.
+    pub failsafe: FailsafeConfig,
+    /// Where e-stops come from.
+    pub estop: EstopConfig,
 }
 
 impl RobotConfig {

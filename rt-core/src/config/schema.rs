@@ -15,18 +15,18 @@ use super::diagnostic::{Problems, nearest};
 use super::table::{Located, TableReader};
 use super::{
     BusConfig, DeviceConfig, JointConfig, LoopConfig, OverrunPolicy, RobotConfig, SafeAction,
-    ServoGains, check,
+    ServoGains, check, feasibility, safety,
 };
 
 /// Priorities the daemon may use: below 95, so that the kernel's own threads at 99 (migration,
 /// watchdog) and a rescue shell keep the last word.
-const PRIORITY: std::ops::RangeInclusive<i64> = 1..=94;
+pub(super) const PRIORITY: std::ops::RangeInclusive<i64> = 1..=94;
 /// Longest time a joint may need to stop, s. Half of the patience of kairo-rt's shutdown.
 const STOP_MAX_S: f64 = 5.0;
 /// A tick may cost this part of its period where the file does not say how much.
 const BUDGET_PARTS: i64 = 4;
 /// Cores a machine can have, as far as a mask goes.
-const CORE: std::ops::RangeInclusive<i64> = 0..=1023;
+pub(super) const CORE: std::ops::RangeInclusive<i64> = 0..=1023;
 
 /// Where ticks lie in the period unless the file says it, µs. The kernel's scheduler tick falls on
 /// whole milliseconds of CLOCK_MONOTONIC; a planned time that coincides with it is served after it
@@ -80,6 +80,10 @@ pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfi
         .into_iter()
         .filter_map(|table| read_device(table, &buses, &loops, problems))
         .collect();
+    let complete = devices.iter().filter_map(|section| section.value.as_ref());
+    let known: Vec<&DeviceConfig> = complete.map(|located| &located.device).collect();
+    let failsafe = safety::read_failsafe(&mut file, &known, problems);
+    let estop = safety::read_estop(&mut file, problems);
     file.finish(problems);
     check::names(&buses, problems);
     check::names(&loops, problems);
@@ -87,16 +91,20 @@ pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfi
     check::servo_ids(&buses, &devices, problems);
     check::priorities(&buses, &loops, &devices, problems);
     check::wire_time(&buses, &loops, &devices, problems);
-    let (name, strict) = robot?;
+    feasibility::cores(&buses, &loops, &devices, problems);
+    let (name, strict, trace_system_calls) = robot?;
     Some(RobotConfig {
         name,
         strict,
+        trace_system_calls,
         buses: values(buses)?,
         loops: values(loops)?,
         devices: values(devices)?
             .into_iter()
             .map(|located| located.device)
             .collect(),
+        failsafe: failsafe?,
+        estop: estop?,
     })
 }
 
@@ -104,11 +112,19 @@ fn values<T>(sections: Vec<Section<T>>) -> Option<Vec<T>> {
     sections.into_iter().map(|section| section.value).collect()
 }
 
-fn read_robot(mut table: TableReader<'_>, problems: &mut Problems<'_>) -> Option<(String, bool)> {
+/// Name, whether strict, whether system calls are traced.
+fn read_robot(
+    mut table: TableReader<'_>,
+    problems: &mut Problems<'_>,
+) -> Option<(String, bool, bool)> {
     let name = table.text(problems, "name", "so101");
     let strict = table.boolean(problems, "strict", true);
+    let purity = match table.has("purity") {
+        true => table.choice(problems, "purity", &[("count", false), ("trace", true)]),
+        false => Some(false),
+    };
     table.finish(problems);
-    Some((name?.value, strict?))
+    Some((name?.value, strict?, purity?))
 }
 
 fn read_bus(mut table: TableReader<'_>, problems: &mut Problems<'_>) -> Option<Section<BusConfig>> {
@@ -154,7 +170,7 @@ fn read_loop(
     problems: &mut Problems<'_>,
 ) -> Option<Section<LoopConfig>> {
     let name = table.text(problems, "name", "arm-loop");
-    let period = table.integer(problems, "period_us", 500..=100_000, None);
+    let period = table.integer(problems, "period_us", 100..=100_000, None);
     let priority = table.integer(problems, "priority", PRIORITY, None);
     let core = read_core(&mut table, problems);
     let overrun = read_overrun(&mut table, problems);

@@ -220,6 +220,13 @@ impl Robot {
         plane
     }
 
+    /// Sends the daemon a signal.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let daemon = self.daemon.as_ref().expect("the daemon runs");
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
     /// Asks the daemon to end and waits for it.
     pub fn terminate(&mut self) -> ExitStatus {
         let mut daemon = self.daemon.take().expect("the daemon runs");
