@@ -79,7 +79,7 @@ impl Window {
         for (upper, count) in &self.buckets {
             seen += count;
             if seen >= wanted {
-                return Some((*upper).min(self.max_ns) as f64 / 1000.0);
+                return Some(microseconds((*upper).min(self.max_ns)));
             }
         }
         None
@@ -87,7 +87,11 @@ impl Window {
 
     /// For the report, in µs.
     pub fn summary(&self) -> Value {
-        let bucket = |(upper, count): (&u64, &u64)| json!({"upper": (*upper).min(self.max_ns) as f64 / 1000.0, "count": count});
+        let each = self.buckets.iter();
+        let buckets: Vec<Value> = each
+            .map(|(upper, count)| (microseconds((*upper).min(self.max_ns)), count))
+            .map(|(upper, count)| json!({"upper": upper, "count": count}))
+            .collect();
         json!({
             "count": self.count(),
             "p50": self.quantile_us(0.5),
@@ -95,9 +99,13 @@ impl Window {
             "p999": self.quantile_us(0.999),
             "p9999": self.quantile_us(0.9999),
             "max": self.quantile_us(1.0),
-            "buckets": self.buckets.iter().map(bucket).collect::<Vec<_>>(),
+            "buckets": buckets,
         })
     }
+}
+
+fn microseconds(ns: u64) -> f64 {
+    ns as f64 / 1000.0
 }
 
 #[cfg(test)]

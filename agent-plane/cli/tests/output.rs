@@ -202,7 +202,8 @@ fn rt_status() -> Value {
              "found": "SCHED_FIFO 80", "ok": true, "required": true, "fix": ""},
         ],
         "loops": [{
-            "name": "arm-loop", "period_us": 4000, "phase_us": 250, "priority": 80, "core": 1, "ticks": 1000,
+            "name": "arm-loop", "period_us": 4000, "phase_us": 250,
+            "priority": 80, "core": 1, "ticks": 1000,
             "skipped": 3, "identity_holds": true, "overruns_late_wake": 1,
             "overruns_long_execution": 0, "lateness_us": quantiles(9.0, 42.0),
             "execution_us": quantiles(7.5, 21.0), "command_age_us": quantiles(900.0, 4000.0),

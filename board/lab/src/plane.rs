@@ -198,6 +198,7 @@ fn thread(stats: &ThreadStats) -> Value {
 /// Waits until the child has a statistics segment that says it is armed.
 fn armed(child: &mut Child) -> anyhow::Result<Stats> {
     let end = Instant::now() + ARMED;
+    let mut why = "it has no statistics".to_owned();
     while Instant::now() < end {
         if let Some(status) = child.try_wait()? {
             bail!("kairo-rt ended with {status} before it was armed");
@@ -206,15 +207,15 @@ fn armed(child: &mut Child) -> anyhow::Result<Stats> {
             let words = stats::PAYLOAD_WORDS;
             let opened = Segment::open(&fd, Kind::Stats, words, PeerAccess::ReadOnly);
             // It may be found before its header is written.
-            if let Some(stats) = opened.ok().map(Stats::new)
-                && load(&stats.block().armed_ns) > 0
-            {
-                return Ok(stats);
+            match opened.map(Stats::new) {
+                Ok(stats) if load(&stats.block().armed_ns) > 0 => return Ok(stats),
+                Ok(_) => why = "it has not armed".to_owned(),
+                Err(error) => why = error.to_string(),
             }
         }
         std::thread::sleep(POLL);
     }
-    bail!("kairo-rt was not armed within {ARMED:?}")
+    bail!("kairo-rt was not armed within {ARMED:?}: {why}")
 }
 
 /// The statistics segment among a process's open files.

@@ -25,7 +25,8 @@ pub struct Arguments {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=5))]
     rounds: u64,
     /// Period of the bare loop and of cyclictest.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(500..=100_000))]
+    #[arg(long, default_value_t = 1000,
+          value_parser = clap::value_parser!(u64).range(500..=100_000))]
     period_us: u64,
     /// Leaves the arm loop out.
     #[arg(long)]
