@@ -42,23 +42,16 @@ fn judged(mode: Mode, bound: Bound) -> Bound {
 }
 
 fn lateness(mode: Mode, account: &Account, marks: &mut Vec<Mark>) {
-    let kinds: [(&str, fn(&Load) -> f64, f64); 2] = [
-        ("max lateness", Load::max_us, MARGIN_US),
-        ("median lateness", |side| side.quantile_us(0.5), 0.0),
-    ];
-    for (kind, of, margin) in kinds {
+    let mut compare = |kind: &str, of: &dyn Fn(&Load) -> f64, margin: f64| {
         let control = account.theirs.as_ref();
         let control = control.map(|theirs| Control::new("cyclictest", of(theirs)));
         let bound = judged(mode, Bound::AtMostControlPlus(margin));
         let name = format!("{}: {kind}", account.load);
-        marks.push(Mark::new(
-            name,
-            of(&account.ours),
-            mode.unit(),
-            control,
-            bound,
-        ));
-    }
+        let ours = of(&account.ours);
+        marks.push(Mark::new(name, ours, mode.unit(), control, bound));
+    };
+    compare("max lateness", &Load::max_us, MARGIN_US);
+    compare("median lateness", &|side| side.quantile_us(0.5), 0.0);
 }
 
 fn purity(mode: Mode, prefix: &str, account: &Account, marks: &mut Vec<Mark>) {
