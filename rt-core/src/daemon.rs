@@ -160,6 +160,7 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
         shared: Arc::clone(&shared),
         connection: None,
         pending: Vec::new(),
+        retired: Vec::new(),
     };
     helpers.push(ordinary("link-server", &helper_mask, move || server.run())?);
 
@@ -200,7 +201,7 @@ fn make_stats() -> Result<(Stats, OwnedFd), SegmentError> {
     let words = stats::PAYLOAD_WORDS;
     let peer = PeerAccess::ReadOnly;
     let (segment, fd) = Segment::create(c"kairo-stats", Kind::Stats, words, 0, 0, peer)?;
-    Ok((Stats::new(segment), fd))
+    Ok((Stats::new(Arc::new(segment)), fd))
 }
 
 fn abort_on_panic() {

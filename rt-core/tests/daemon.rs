@@ -5,6 +5,7 @@
 
 mod harness;
 
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command as Process;
 use std::sync::atomic::Ordering;
@@ -14,6 +15,8 @@ use harness::{AgentPlane, PERIOD_NS, Pose, Robot, SO101, eventually, has_arrived
 use kairo_link::MonoNs;
 use kairo_link::abi::{Cause, Phase, Verdict};
 use kairo_link::control::BringupCheck;
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::signal::Signal;
 
 const HOME: Pose = [0.0; 6];
@@ -223,9 +226,67 @@ fn a_hostile_ring_costs_its_lease_and_not_a_tick() {
     eventually("the loop ticks on", || {
         (plane.state().tick > before + 20).then_some(())
     });
+    // The rings last as long as the connection, and so does what was done to them.
+    let refused = plane.try_open_lease().err().map(|(code, _)| code);
+    assert_eq!(refused, Some("ring_corrupt".into()));
+    drop(plane);
+    let mut plane = robot.connect();
     let mut next = plane.open_lease();
     plane.stream(&mut next, HOME, |state| has_arrived(state, &HOME, NEAR_RAD));
     assert_pure(&plane);
+}
+
+#[test]
+fn a_peer_that_does_not_say_it_has_mapped_gets_no_lease_and_no_states() {
+    let robot = Robot::start();
+    drop(robot.connect_ready());
+    let connect = || AgentPlane::connect_without_mapping(&robot.directory).ok();
+    let mut plane = eventually("a connection", connect);
+    let refused = plane.try_open_lease().err().map(|(code, _)| code);
+    assert_eq!(refused, Some("not_mapped".into()));
+    // It can still punch holes, and nothing real-time is there to fall into them.
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let punch = |fd: &OwnedFd| fallocate(fd, flags, 0, 4096);
+    assert!(plane.descriptors[1..].iter().all(|fd| punch(fd).is_ok()));
+    assert!(!plane.has_state());
+    plane.acknowledge();
+    let mut lease = plane.open_lease();
+    let kept = |fd: &OwnedFd| punch(fd) == Err(Errno::EPERM);
+    assert!(
+        plane.descriptors.iter().all(kept),
+        "a hole under a real-time thread"
+    );
+    plane.stream(&mut lease, HOME, |state| {
+        has_arrived(state, &HOME, NEAR_RAD)
+    });
+    assert_pure(&plane);
+}
+
+#[test]
+fn a_peer_that_keeps_the_memory_of_its_links_is_refused_until_it_lets_go() {
+    let robot = Robot::start();
+    drop(robot.connect_ready());
+    let mut kept = Vec::new();
+    let refusal = loop {
+        // "busy" until the server has noticed that the one before is gone.
+        let connected = eventually("an answer", || {
+            match AgentPlane::connect(&robot.directory) {
+                Ok(plane) => Some(Ok(plane)),
+                Err(refusal) if refusal.contains("busy") => None,
+                Err(refusal) => Some(Err(refusal)),
+            }
+        });
+        match connected {
+            Ok(plane) => kept.push(plane.descriptors),
+            Err(refusal) => break refusal,
+        }
+        assert!(kept.len() < 100, "a peer may keep as much as it likes");
+    };
+    assert!(refusal.contains("limit"), "{refusal}");
+    kept.pop();
+    eventually("the link is given again", || {
+        AgentPlane::connect(&robot.directory).ok()
+    });
 }
 
 #[test]
