@@ -100,13 +100,7 @@ pub(super) fn read(
     };
     let blocks = blocks::read(&mut file, &around, problems);
     file.finish(problems);
-    check::names(&buses, problems);
-    check::names(&loops, problems);
-    check::names(&devices, problems);
-    check::servo_ids(&buses, &devices, problems);
-    check::priorities(&buses, &loops, &devices, problems);
-    check::wire_time(&buses, &loops, &devices, problems);
-    feasibility::cores(&buses, &loops, &devices, problems);
+    check_across(&buses, &loops, &devices, problems);
     let (name, strict, trace_system_calls) = robot?;
     Some(RobotConfig {
         name,
@@ -122,6 +116,21 @@ pub(super) fn read(
         estop: estop?,
         blocks,
     })
+}
+
+fn check_across(
+    buses: &[Section<BusConfig>],
+    loops: &[Section<LoopConfig>],
+    devices: &[Section<LocatedDevice>],
+    problems: &mut Problems<'_>,
+) {
+    check::names(buses, problems);
+    check::names(loops, problems);
+    check::names(devices, problems);
+    check::servo_ids(buses, devices, problems);
+    check::priorities(buses, loops, devices, problems);
+    check::wire_time(buses, loops, devices, problems);
+    feasibility::cores(buses, loops, devices, problems);
 }
 
 fn values<T>(sections: Vec<Section<T>>) -> Option<Vec<T>> {
