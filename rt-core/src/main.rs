@@ -8,7 +8,6 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use kairo_blocks::registry::Registry;
 use kairo_rt::config::{self, RobotConfig, traffic_of};
 use kairo_rt::daemon::{self, Options};
 
@@ -74,8 +73,7 @@ fn main() -> ExitCode {
 }
 
 fn configured(arguments: &Arguments) -> Result<RobotConfig, String> {
-    let mut robot = config::load(&arguments.config, &Registry::standard())
-        .map_err(|error| error.to_string())?;
+    let mut robot = config::load(&arguments.config).map_err(|error| error.to_string())?;
     robot.strict = (robot.strict || arguments.strict) && !arguments.no_strict;
     robot.trace_system_calls |= arguments.trace_system_calls;
     for text in &arguments.port {

@@ -191,11 +191,19 @@ pub struct ServoGains {
     pub d: u8,
 }
 
+/// Reads and checks the file at `path`, whose blocks are of the library's kinds.
+///
+/// # Errors
+/// Every problem of the file; see [`ConfigError`].
+pub fn load(path: &Path) -> Result<RobotConfig, ConfigError> {
+    load_with(path, &Registry::standard())
+}
+
 /// Reads and checks the file at `path`, whose blocks may be of the kinds of `registry`.
 ///
 /// # Errors
 /// Every problem of the file; see [`ConfigError`].
-pub fn load(path: &Path, registry: &Registry) -> Result<RobotConfig, ConfigError> {
+pub fn load_with(path: &Path, registry: &Registry) -> Result<RobotConfig, ConfigError> {
     match std::fs::read_to_string(path) {
         Ok(text) => parse(path, &text, registry),
         Err(error) => Err(ConfigError {

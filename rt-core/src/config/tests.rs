@@ -205,8 +205,7 @@ fn broken_syntax_is_one_message_with_its_place() {
 
 #[test]
 fn a_missing_file_says_how_to_name_one() {
-    let error = super::load(Path::new("/nonexistent/robot.toml"), &Registry::standard())
-        .expect_err("it is missing");
+    let error = super::load(Path::new("/nonexistent/robot.toml")).expect_err("it is missing");
     assert!(error.to_string().contains("--config FILE"), "{error}");
 }
 
