@@ -38,6 +38,7 @@ use crate::control_loop::ControlLoop;
 use crate::journal::note;
 use crate::link_server::{EpochCounter, LinkServer, ListenError, Listener};
 use crate::periodic::{self, Periodic, Terms};
+use crate::recorder::{self, Recorder};
 use crate::sd_notify::Notifier;
 use crate::shared::Shared;
 use crate::wake::Wake;
@@ -46,6 +47,8 @@ use crate::wake::Wake;
 const REPORT_PATIENCE: Duration = Duration::from_secs(20);
 /// Longest shutdown: the slowest motion allowed needs v / a to stop, and threads a period each.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for the recorder to bring its rest to disk.
+const RECORDER_PATIENCE: Duration = Duration::from_secs(3);
 /// How often the main thread looks.
 const WATCH_INTERVAL_MS: u16 = 50;
 /// A loop that has not ticked for this long stops the watchdog's beat: ten of the longest periods.
@@ -127,8 +130,9 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
         call: "eventfd",
         errno,
     })?;
-    let made = assemble(robot, &stats, &bell, &shared, Vec::new());
     let listener = Listener::bind(&options.run_dir.join("rt.sock"), options.agent_uid)?;
+    let (recorder, taps) = recorder::prepare(robot, options.run_dir, &stats);
+    let made = assemble(robot, &stats, &bell, &shared, taps);
     let (buses, loops, checks) =
         start_real_time(made.buses, made.loops).inspect_err(|_| shared.stop())?;
     bringup.extend(checks);
@@ -140,6 +144,8 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
         first_required(&bringup)
     };
     let mut helpers = Vec::new();
+    // Not one of the helpers: its disk may hang, and nobody waits for that.
+    let recording = start_recorder(recorder, &helper_mask, &shared)?;
     for supervisor in made.supervisors {
         let name = format!("{}-port", supervisor.config.name);
         helpers.push(ordinary(&name, &helper_mask, move || supervisor.run())?);
@@ -175,7 +181,26 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
         "kairo-rt: stopping: leases end, motions come to rest"
     ));
     shared.stop();
-    stop_all(&shared, loops, buses, helpers)
+    let stopped = stop_all(&shared, loops, buses, helpers);
+    if join(recording, Instant::now() + RECORDER_PATIENCE).is_err() {
+        note(format_args!(
+            "recorder: the disk does not answer; what it has not taken stays in memory, and goes \
+             to disk at the next start"
+        ));
+    }
+    stopped
+}
+
+fn start_recorder(
+    recorder: Option<Recorder>,
+    mask: &BTreeSet<usize>,
+    shared: &Arc<Shared>,
+) -> Result<Vec<Worker<()>>, DaemonError> {
+    let start = |recorder: Recorder| {
+        let shared = Arc::clone(shared);
+        ordinary("recorder", mask, move || recorder.run(&shared))
+    };
+    recorder.map(start).into_iter().collect()
 }
 
 /// The cores of threads that are not real-time; empty where there is no core to spare.
