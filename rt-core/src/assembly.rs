@@ -107,6 +107,7 @@ pub fn assemble(
                 overrun: config.overrun,
             },
             budget_ns: config.budget_us * 1000,
+            trace_system_calls: robot.trace_system_calls,
             shared: Arc::clone(shared),
         };
         made.loops.push((control_loop, terms));
@@ -180,6 +181,8 @@ fn assemble_bus(
         },
         // Most of a cycle is waiting for the wire, which may take the whole period.
         budget_ns: period_ns,
+        // A cycle is made of system calls.
+        trace_system_calls: false,
         shared: Arc::clone(shared),
     };
     made.buses.push((bus, terms));

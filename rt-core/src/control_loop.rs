@@ -35,6 +35,7 @@ use crate::order::{Event, Order};
 use crate::periodic::{Period, Periodic};
 use crate::recording::{OrderTaken, of_loop, tag};
 use crate::shared::Shared;
+use crate::system_call_trace;
 use crate::wake::Wake;
 use seat::Seat;
 
@@ -137,7 +138,7 @@ impl ControlLoop {
         self.tap.end();
         news |= self.hand_back();
         if news {
-            self.bell.ring();
+            system_call_trace::permitted(|| self.bell.ring());
         }
     }
 

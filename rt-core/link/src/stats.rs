@@ -249,7 +249,7 @@ mod tests {
         )
         .unwrap();
         let theirs = Segment::open(&fd, Kind::Stats, PAYLOAD_WORDS, PeerAccess::ReadOnly).unwrap();
-        Stats::new(ours)
+        Stats::new(Arc::new(ours))
             .block()
             .armed_ns
             .store(77, Ordering::Relaxed);
