@@ -23,21 +23,13 @@ const POSE: Pose = [0.6, -0.4, 0.5, -0.3, 0.7, 0.4];
 const FAR: Pose = [1.8, -1.6, 1.6, -1.6, 2.7, 1.7];
 const NEAR_RAD: f64 = 0.02;
 
-/// The hosted robot with a recorder; `--record-dir` names the directory.
-fn config() -> String {
-    format!(
-        "{}\n[recorder]\ndirectory = \"/nowhere\"\nsize_max_mb = 64\n",
-        hosted_config()
-    )
-}
-
 /// A directory for records that lives as long as the value.
 fn records() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
 fn start(directory: &Path) -> Robot {
-    Robot::start_with(&config(), &[("KAIRO_RECORD_DIR", directory)])
+    Robot::start_with(&hosted_config(), &[("KAIRO_RECORD_DIR", directory)])
 }
 
 /// The record files of a directory in order, by name.

@@ -191,6 +191,7 @@ impl Robot {
             .arg("--port")
             .arg(format!("arm-bus={}", self.directory.join("arm").display()));
         process
+            .env("KAIRO_RECORD_DIR", self.directory.join("records"))
             .envs(environment.iter().copied())
             .stderr(log)
             .stdout(Stdio::null());
