@@ -49,7 +49,7 @@ const REPORT_PATIENCE: Duration = Duration::from_secs(20);
 /// Longest shutdown: the slowest motion allowed needs v / a to stop, and threads a period each.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// Longest wait for the recorder to bring its rest to disk.
-const RECORDER_PATIENCE: Duration = Duration::from_secs(3);
+const RECORDER_PATIENCE: Duration = Duration::from_secs(1);
 /// How often the main thread looks.
 const WATCH_INTERVAL_MS: u16 = 50;
 /// A loop that has not ticked for this long stops the watchdog's beat: ten of the longest periods.
@@ -114,9 +114,7 @@ type RealTimeThreads = (
 /// # Errors
 /// See [`DaemonError`]. A bring-up that is refused is not an error: the daemon runs disarmed.
 pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError> {
-    abort_on_panic();
-    ignore_file_size_signal();
-    let signals = block_signals()?;
+    let signals = prepare_signals()?;
     let notifier = Notifier::from_environment();
     let cores = robot.buses.iter().map(|bus| bus.core);
     let cores = cores.chain(robot.loops.iter().map(|config| config.core));
@@ -171,13 +169,7 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     };
     helpers.push(ordinary("link-server", &helper_mask, move || server.run())?);
 
-    let status = if armed {
-        "armed".to_owned()
-    } else {
-        format!("disarmed: {not_armed_because}")
-    };
-    note(format_args!("kairo-rt: {} runs {status}", robot.name));
-    notifier.send(&format!("READY=1\nSTATUS={status}"));
+    announce(robot, armed, &not_armed_because, &notifier);
     watch(&signals, &notifier, &shared, robot, &stats);
     notifier.send("STOPPING=1");
     note(format_args!(
@@ -185,13 +177,27 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     ));
     shared.stop();
     let stopped = stop_all(&shared, loops, buses, helpers);
+    end_recorder(recording);
+    stopped
+}
+
+fn announce(robot: &RobotConfig, armed: bool, not_armed_because: &str, notifier: &Notifier) {
+    let status = if armed {
+        "armed".to_owned()
+    } else {
+        format!("disarmed: {not_armed_because}")
+    };
+    note(format_args!("kairo-rt: {} runs {status}", robot.name));
+    notifier.send(&format!("READY=1\nSTATUS={status}"));
+}
+
+fn end_recorder(recording: Vec<Worker<()>>) {
     if join(recording, Instant::now() + RECORDER_PATIENCE).is_err() {
         note(format_args!(
             "recorder: the disk does not answer; what it has not taken stays in memory, and goes \
              to disk at the next start"
         ));
     }
-    stopped
 }
 
 fn start_recorder(
@@ -228,6 +234,12 @@ fn make_stats() -> Result<(Stats, OwnedFd), SegmentError> {
     let peer = PeerAccess::ReadOnly;
     let (segment, fd) = Segment::create(c"kairo-stats", Kind::Stats, words, 0, 0, peer)?;
     Ok((Stats::new(Arc::new(segment)), fd))
+}
+
+fn prepare_signals() -> Result<SignalFd, DaemonError> {
+    abort_on_panic();
+    ignore_file_size_signal();
+    block_signals()
 }
 
 /// A write beyond a size limit shall fail, as on a full disk, and not end the daemon.

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use kairo_link::MonoNs;
 use kairo_link::stats::Stats;
@@ -19,6 +19,8 @@ use kairo_record::memory::{Memory, WORDS_MAX};
 use kairo_record::ring::{RECORD_WORDS_MAX, RingWriter};
 use kairo_record::storage::Directory;
 use kairo_record::tap::Tap;
+
+use nix::time::{ClockId, clock_gettime};
 
 use crate::config::{RecorderConfig, RobotConfig};
 use crate::journal::note;
@@ -95,7 +97,7 @@ impl Recorder {
         // Ends with the daemon.
         while !shared.loops_are_done() {
             self.drain.step(Instant::now(), &mut say);
-            std::thread::sleep(INTERVAL);
+            std::thread::park_timeout(INTERVAL);
         }
         self.drain.finish(Instant::now(), &mut say);
         self.memory.forget();
@@ -119,9 +121,10 @@ fn ring_words(robot: &RobotConfig, index: usize, config: &RecorderConfig) -> usi
 }
 
 fn header(robot: &RobotConfig) -> Header {
-    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let since_1970 = since_1970.map_or(0, |since| since.as_nanos());
-    let started_realtime_ns = u64::try_from(since_1970).unwrap_or(0);
+    // The one place where the recorder asks the wall clock: for people, once.
+    let wall = clock_gettime(ClockId::CLOCK_REALTIME);
+    let wall_ns = wall.map_or(0, |time| time.tv_sec() * 1_000_000_000 + time.tv_nsec());
+    let started_realtime_ns = u64::try_from(wall_ns).unwrap_or(0);
     Header {
         origin: Origin::Recorder,
         build: own_build(),

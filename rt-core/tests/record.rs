@@ -4,6 +4,11 @@
 //! differs is found and named, kill -9 loses nothing that was recorded, and a disk that does not
 //! take what is recorded changes nothing for the robot.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "test support: a failed step is a failed test"
+)]
+
 #[allow(dead_code, reason = "each test program uses its part of the harness")]
 mod harness;
 

@@ -128,6 +128,8 @@ impl From<&BringupCheck> for BringupView {
 struct LoopView {
     name: String,
     period_us: u64,
+    /// Where in the period its ticks lie: planned times modulo the period on CLOCK_MONOTONIC.
+    phase_us: u64,
     /// SCHED_FIFO priority.
     priority: u32,
     /// The core it is pinned to; none when not pinned.
@@ -323,6 +325,7 @@ fn loop_view(described: &LoopDescription, stats: &LoopStats) -> LoopView {
     LoopView {
         name: described.name.clone(),
         period_us: described.period_us,
+        phase_us: described.phase_us,
         priority: described.priority,
         core: described.core,
         periods: period_view(&stats.periods),

@@ -455,6 +455,7 @@ fn welcome(present: bool) -> Welcome {
         loops: vec![LoopDescription {
             name: "arm".into(),
             period_us: 2000,
+            phase_us: 250,
             priority: 80,
             core: Some(1),
         }],
