@@ -15,7 +15,7 @@ use super::diagnostic::{Problems, nearest};
 use super::table::{Located, TableReader};
 use super::{
     BusConfig, DeviceConfig, JointConfig, LoopConfig, OverrunPolicy, RobotConfig, SafeAction,
-    ServoGains, check, feasibility, safety,
+    ServoGains, check, feasibility, recorder, safety,
 };
 
 /// Priorities the daemon may use: below 95, so that the kernel's own threads at 99 (migration,
@@ -84,6 +84,7 @@ pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfi
     let known: Vec<&DeviceConfig> = complete.map(|located| &located.device).collect();
     let failsafe = safety::read_failsafe(&mut file, &known, problems);
     let estop = safety::read_estop(&mut file, problems);
+    let recorder = recorder::read(&mut file, problems);
     file.finish(problems);
     check::names(&buses, problems);
     check::names(&loops, problems);
@@ -105,6 +106,8 @@ pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfi
             .collect(),
         failsafe: failsafe?,
         estop: estop?,
+        recorder: recorder?,
+        text: text.to_owned(),
     })
 }
 
