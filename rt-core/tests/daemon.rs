@@ -4,6 +4,7 @@
 //! machine wakes anybody up is not.
 
 mod blocks;
+#[allow(dead_code, reason = "each test program uses its part of the harness")]
 mod harness;
 
 use std::os::fd::OwnedFd;

@@ -17,7 +17,7 @@ use super::diagnostic::{Problems, nearest};
 use super::table::{Located, TableReader};
 use super::{
     BusConfig, DeviceConfig, JointConfig, LoopConfig, OverrunPolicy, RobotConfig, SafeAction,
-    ServoGains, check, feasibility, safety,
+    ServoGains, check, feasibility, recorder, safety,
 };
 
 /// Priorities the daemon may use: below 95, so that the kernel's own threads at 99 (migration,
@@ -99,6 +99,7 @@ pub(super) fn read(
         devices: known,
     };
     let blocks = blocks::read(&mut file, &around, problems);
+    let recorder = recorder::read(&mut file, problems);
     file.finish(problems);
     check_across(&buses, &loops, &devices, problems);
     let (name, strict, trace_system_calls) = robot?;
@@ -115,6 +116,8 @@ pub(super) fn read(
         failsafe: failsafe?,
         estop: estop?,
         blocks,
+        recorder: recorder?,
+        text: text.to_owned(),
     })
 }
 

@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use kairo_blocks::registry::Registry;
-
 use super::{ConfigError, OverrunPolicy, RobotConfig, parse, traffic_of};
 
 /// The file of the image and of hosted runs.
@@ -12,7 +10,7 @@ const SO101: &str = include_str!("../../../board/robots/so101.toml");
 const REFERENCE: &str = include_str!("../../../docs/reference/robot-toml.md");
 
 fn check(text: &str) -> Result<RobotConfig, ConfigError> {
-    parse(Path::new("robot.toml"), text, &Registry::standard())
+    parse(Path::new("robot.toml"), text)
 }
 
 /// The problems of the SO-101 file after replacing `from` by `to`, as printed.
@@ -226,7 +224,11 @@ fn a_loop_may_stand_alone() {
 #[test]
 fn the_reference_documents_every_key() {
     // Keys are the quoted names after `problems, `, and in `read_reference(&mut table, `.
-    let schema = concat!(include_str!("schema.rs"), include_str!("safety.rs"));
+    let schema = concat!(
+        include_str!("schema.rs"),
+        include_str!("safety.rs"),
+        include_str!("recorder.rs")
+    );
     let keys = schema
         .split("problems, \"")
         .chain(schema.split("&mut table, \""))

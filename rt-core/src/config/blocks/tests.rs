@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use kairo_blocks::graph::Wire;
-use kairo_blocks::registry::Registry;
 
 use super::{Drive, Read, Signal};
 use crate::config::{ConfigError, RobotConfig, parse};
@@ -39,7 +38,7 @@ input.in = "total.out"
 
 fn check(blocks: &str) -> Result<RobotConfig, ConfigError> {
     let text = format!("{SO101}{blocks}");
-    parse(Path::new("robot.toml"), &text, &Registry::standard())
+    parse(Path::new("robot.toml"), &text)
 }
 
 /// The only problem of the SO-101 file with `blocks` at its end, as printed.
