@@ -53,18 +53,7 @@ pub(super) fn read(
     problems: &mut Problems<'_>,
 ) -> Option<RobotConfig> {
     let (root, errors) = DeTable::parse_recoverable(text);
-    let broken = !errors.is_empty();
-    for error in errors {
-        let fix = "see docs/reference/robot-toml.md for the shape of the file";
-        problems.add(
-            error.span().unwrap_or(0..0),
-            "",
-            error.message().to_owned(),
-            fix,
-        );
-    }
-    if broken {
-        // What the parser recovered may miss whole tables; problems about them would mislead.
+    if is_broken(&errors, problems) {
         return None;
     }
     let mut file = TableReader::new(root.get_ref(), 0..0, "");
@@ -90,11 +79,11 @@ pub(super) fn read(
     let known: Vec<&DeviceConfig> = complete.map(|located| &located.device).collect();
     let failsafe = safety::read_failsafe(&mut file, &known, problems);
     let estop = safety::read_estop(&mut file, problems);
+    let names = loops.iter().map(|section| section.name.value.as_str());
     let around = Surroundings {
         registry,
-        loops: loops
-            .iter()
-            .map(|section| (section.name.value.as_str(), section.value.as_ref()))
+        loops: names
+            .zip(loops.iter().map(|section| section.value.as_ref()))
             .collect(),
         devices: known,
     };
@@ -119,6 +108,17 @@ pub(super) fn read(
         recorder: recorder?,
         text: text.to_owned(),
     })
+}
+
+/// Reports errors of syntax. What the parser recovered beside them may miss whole tables, and
+/// problems about those would mislead.
+fn is_broken(errors: &[toml::de::Error], problems: &mut Problems<'_>) -> bool {
+    for error in errors {
+        let fix = "see docs/reference/robot-toml.md for the shape of the file";
+        let span = error.span().unwrap_or(0..0);
+        problems.add(span, "", error.message().to_owned(), fix);
+    }
+    !errors.is_empty()
 }
 
 fn check_across(
