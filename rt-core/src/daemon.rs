@@ -18,6 +18,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use kairo_blocks::containment;
 use kairo_link::MonoNs;
 use kairo_link::block_fault::BlockFaultReport;
 use kairo_link::control::BringupCheck;
@@ -34,6 +35,7 @@ use crate::bringup::cores::{CoreSplit, list};
 use crate::bringup::thread::{STACK_BYTES, enter_ordinary};
 use crate::bringup::{Need, check, failures, may_arm, process};
 use crate::bus_loop::BusLoop;
+pub use crate::command::run_with;
 use crate::config::RobotConfig;
 use crate::control_loop::ControlLoop;
 use crate::journal::note;
@@ -124,6 +126,7 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     let (_holds, mut bringup) = process::prepare(&split, robot.strict);
     let helper_mask = helper_mask(&split);
     bringup.push(ordinary_main(&helper_mask));
+    bringup.extend(block_panics(robot));
 
     let (stats, stats_fd) = make_stats()?;
     let shared = Arc::new(Shared::default());
@@ -249,9 +252,14 @@ fn ignore_file_size_signal() {
     let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
 }
 
+/// A panic ends the process, unless a control block panics in a build that unwinds: that one ends
+/// its loop's motion (decision 081), and nothing is written from the real-time thread it ran on.
 fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        if containment::CONTAINS_PANICS && containment::is_inside() {
+            return;
+        }
         report(panic);
         std::process::abort();
     }));
@@ -294,6 +302,23 @@ fn ordinary_main(mask: &BTreeSet<usize>) -> BringupCheck {
         Need::Helpful,
         fix,
     )
+}
+
+/// Whether a panic of a block that is not of this project stays in its loop; no line without one.
+fn block_panics(robot: &RobotConfig) -> Option<BringupCheck> {
+    let found = |contained| if contained { "unwind" } else { "abort" };
+    let has_any = robot.blocks.iter().any(|inside| inside.has_program_blocks);
+    has_any.then(|| {
+        check(
+            "process",
+            "block_panics",
+            found(true),
+            found(containment::CONTAINS_PANICS),
+            containment::CONTAINS_PANICS,
+            Need::Required,
+            "build the program with `panic = \"unwind\"` in its profile, the default of cargo",
+        )
+    })
 }
 
 /// Starts the real-time threads and waits for what they read back of themselves.
