@@ -29,17 +29,19 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::assembly::{assemble, describe};
-use crate::bringup::cores::{CoreSplit, list};
+use crate::bringup::cores::CoreSplit;
+use crate::bringup::machine::Machine;
 use crate::bringup::thread::{STACK_BYTES, enter_ordinary};
-use crate::bringup::{Need, check, failures, may_arm, process};
+use crate::bringup::{failures, helpers, may_arm, process};
 use crate::bus_loop::BusLoop;
+use crate::bus_supervisor::BusSupervisor;
 use crate::config::RobotConfig;
 use crate::control_loop::ControlLoop;
 use crate::journal::note;
 use crate::link_server::{EpochCounter, LinkServer, ListenError, Listener};
 use crate::periodic::{self, Periodic, Terms};
 use crate::sd_notify::Notifier;
-use crate::shared::Shared;
+use crate::shared::{Decision, Shared};
 use crate::system_call_trace;
 use crate::wake::Wake;
 
@@ -47,6 +49,8 @@ use crate::wake::Wake;
 const REPORT_PATIENCE: Duration = Duration::from_secs(20);
 /// Longest shutdown: the slowest motion allowed needs v / a to stop, and threads a period each.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// How often a helper looks for the decision.
+const DECISION_POLL: Duration = Duration::from_millis(5);
 /// How often the main thread looks.
 const WATCH_INTERVAL_MS: u16 = 50;
 /// A loop that has not ticked for this long stops the watchdog's beat: ten of the longest periods.
@@ -114,13 +118,14 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     abort_on_panic();
     let signals = block_signals()?;
     let notifier = Notifier::from_environment();
-    let cores = robot.buses.iter().map(|bus| bus.core);
-    let cores = cores.chain(robot.loops.iter().map(|config| config.core));
-    let split = CoreSplit::of_this_machine(cores.flatten());
+    let demands = robot.demands();
+    let split = CoreSplit::of_this_machine(demands.iter().filter_map(|demand| demand.core));
     // Held until the end of this function, which is the end of the real-time threads.
-    let (_holds, mut bringup) = process::prepare(&split, robot.strict);
+    let (_holds, mut bringup) = process::prepare(&demands);
+    bringup.extend(Machine::here(robot.strict && split.separates()).table(&demands, &split));
     let helper_mask = helper_mask(&split);
-    bringup.push(ordinary_main(&helper_mask));
+    // A refusal shows in what is read back of all helpers.
+    let _ = enter_ordinary(&helper_mask);
 
     let (stats, stats_fd) = make_stats()?;
     let shared = Arc::new(Shared::default());
@@ -130,9 +135,11 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     })?;
     let made = assemble(robot, &stats, &bell, &shared, Vec::new());
     let listener = Listener::bind(&options.run_dir.join("rt.sock"), options.agent_uid)?;
+    let (helpers, open) = start_helpers(made.supervisors, &helper_mask, &shared)?;
     let (buses, loops, checks) =
         start_real_time(made.buses, made.loops).inspect_err(|_| shared.stop())?;
     bringup.extend(checks);
+    bringup.extend(helpers::check_all(&real_time_threads(&stats), &helper_mask));
 
     let armed = decide(&bringup, robot.strict, &stats, &shared);
     let not_armed_because = if armed {
@@ -140,11 +147,6 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     } else {
         first_required(&bringup)
     };
-    let mut helpers = Vec::new();
-    for supervisor in made.supervisors {
-        let name = format!("{}-port", supervisor.config.name);
-        helpers.push(ordinary(&name, &helper_mask, move || supervisor.run())?);
-    }
     let mut welcome = describe(robot);
     (welcome.armed, welcome.bringup) = (armed, bringup);
     let server = LinkServer {
@@ -162,7 +164,8 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
         pending: Vec::new(),
         retired: Vec::new(),
     };
-    helpers.push(ordinary("link-server", &helper_mask, move || server.run())?);
+    // There is room for it, and the thread waits for it.
+    let _ = open.send(server);
 
     let status = if armed {
         "armed".to_owned()
@@ -229,26 +232,45 @@ fn block_signals() -> Result<SignalFd, DaemonError> {
     })
 }
 
-fn ordinary_main(mask: &BTreeSet<usize>) -> BringupCheck {
-    let result = enter_ordinary(mask);
-    let place = if mask.is_empty() {
-        "any core".to_owned()
-    } else {
-        format!("cores {}", list(mask))
+/// Starts the helper threads, before the real-time ones and with nothing to do before the decision:
+/// the port supervisors, and the link server, which waits for what it serves.
+fn start_helpers(
+    supervisors: Vec<BusSupervisor>,
+    mask: &BTreeSet<usize>,
+    shared: &Arc<Shared>,
+) -> Result<(Vec<Worker<()>>, SyncSender<LinkServer>), DaemonError> {
+    let mut helpers = Vec::new();
+    for supervisor in supervisors {
+        let name = format!("{}-port", supervisor.config.name);
+        let shared = Arc::clone(shared);
+        let body = move || {
+            while shared.decision() == Decision::Pending && !shared.is_stopping() {
+                std::thread::park_timeout(DECISION_POLL);
+            }
+            supervisor.run();
+        };
+        helpers.push(ordinary(&name, mask, body)?);
+    }
+    let (open, opened) = sync_channel::<LinkServer>(1);
+    let body = move || {
+        // The daemon ended before there was anything to serve, where nothing comes.
+        if let Ok(server) = opened.recv() {
+            server.run();
+        }
     };
-    let wanted = format!("SCHED_OTHER on {place}");
-    let ok = result.is_ok();
-    let found = result.err().unwrap_or_else(|| wanted.clone());
-    let fix = "allow a core without real-time threads to this cgroup (cpuset.cpus)";
-    check(
-        "process",
-        "helper_threads",
-        wanted,
-        found,
-        ok,
-        Need::Helpful,
-        fix,
-    )
+    helpers.push(ordinary("link-server", mask, body)?);
+    Ok((helpers, open))
+}
+
+/// The kernel's numbers of the real-time threads, which have reported.
+fn real_time_threads(stats: &Stats) -> Vec<u64> {
+    let block = stats.block();
+    let loops = block.loops.iter().map(|each| &each.periods.thread);
+    let buses = block.buses.iter().map(|each| &each.periods.thread);
+    let threads = loops.chain(buses);
+    threads
+        .map(|thread| thread.tid.load(Ordering::Relaxed))
+        .collect()
 }
 
 /// Starts the real-time threads and waits for what they read back of themselves.
@@ -291,16 +313,20 @@ fn ordinary(
     body: impl FnOnce() + Send + 'static,
 ) -> Result<Worker<()>, DaemonError> {
     let mask = mask.clone();
+    let (enter, entered) = sync_channel(1);
     let builder = Builder::new().name(name.to_owned()).stack_size(STACK_BYTES);
     let thread = builder.spawn(move || {
-        // A refusal is in the table already: the main thread was refused the same.
+        // A refusal shows in what is read back of all helpers.
         let _ = enter_ordinary(&mask);
+        let _ = enter.send(());
         body();
     });
     let thread = thread.map_err(|source| DaemonError::Spawn {
         name: name.to_owned(),
         source,
     })?;
+    // So that nobody looks at it before it is what it shall be.
+    let _ = entered.recv_timeout(REPORT_PATIENCE);
     Ok((name.to_owned(), thread))
 }
 
