@@ -32,7 +32,7 @@ use crate::assembly::{assemble, describe};
 use crate::bringup::cores::CoreSplit;
 use crate::bringup::machine::Machine;
 use crate::bringup::thread::{STACK_BYTES, enter_ordinary};
-use crate::bringup::{failures, helpers, may_arm, process};
+use crate::bringup::{failures, may_arm, ordinary_threads, process};
 use crate::bus_loop::BusLoop;
 use crate::bus_supervisor::BusSupervisor;
 use crate::config::RobotConfig;
@@ -139,7 +139,10 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     let (buses, loops, checks) =
         start_real_time(made.buses, made.loops).inspect_err(|_| shared.stop())?;
     bringup.extend(checks);
-    bringup.extend(helpers::check_all(&real_time_threads(&stats), &helper_mask));
+    bringup.extend(ordinary_threads::check_all(
+        &real_time_threads(&stats),
+        &helper_mask,
+    ));
 
     let armed = decide(&bringup, robot.strict, &stats, &shared);
     let not_armed_because = if armed {

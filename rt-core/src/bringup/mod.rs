@@ -8,11 +8,12 @@
 //! heap prefault, CPU wake-up latency ([`process`]); governor, interrupts and work queues off the
 //! real-time cores, timers that stay ([`machine`]); then, on each thread, name, core, stack,
 //! priority, timer slack ([`thread`]), a warm-up with outputs disabled, and the read-back; and when
-//! every thread runs, the proof that no other one is real-time ([`helpers`]).
+//! every thread runs, the proof that no other one is real-time ([`ordinary_threads`]).
 
 pub mod cores;
-pub mod helpers;
+
 pub mod machine;
+pub mod ordinary_threads;
 pub mod process;
 pub mod thread;
 
