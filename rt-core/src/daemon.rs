@@ -118,15 +118,8 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     abort_on_panic();
     let signals = block_signals()?;
     let notifier = Notifier::from_environment();
-    let demands = robot.demands();
-    let split = CoreSplit::of_this_machine(demands.iter().filter_map(|demand| demand.core));
     // Held until the end of this function, which is the end of the real-time threads.
-    let (_holds, mut bringup) = process::prepare(&demands);
-    bringup.extend(Machine::here(robot.strict && split.separates()).table(&demands, &split));
-    let helper_mask = helper_mask(&split);
-    // A refusal shows in what is read back of all helpers.
-    let _ = enter_ordinary(&helper_mask);
-
+    let (_holds, mut bringup, helper_mask) = prepare(robot);
     let (stats, stats_fd) = make_stats()?;
     let shared = Arc::new(Shared::default());
     let bell = Wake::new().map_err(|errno| DaemonError::System {
@@ -145,10 +138,9 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     ));
 
     let armed = decide(&bringup, robot.strict, &stats, &shared);
-    let not_armed_because = if armed {
-        String::new()
-    } else {
-        first_required(&bringup)
+    let not_armed_because = match armed {
+        true => String::new(),
+        false => first_required(&bringup),
     };
     let mut welcome = describe(robot);
     (welcome.armed, welcome.bringup) = (armed, bringup);
@@ -184,6 +176,19 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     ));
     shared.stop();
     stop_all(&shared, loops, buses, helpers)
+}
+
+/// Prepares process and machine, and makes the main thread an ordinary one: what must be held, the
+/// table so far, and the cores of ordinary threads.
+fn prepare(robot: &RobotConfig) -> (process::Holds, Vec<BringupCheck>, BTreeSet<usize>) {
+    let demands = robot.demands();
+    let split = CoreSplit::of_this_machine(demands.iter().filter_map(|demand| demand.core));
+    let (holds, mut table) = process::prepare(&demands);
+    table.extend(Machine::here(robot.strict && split.separates()).table(&demands, &split));
+    let mask = helper_mask(&split);
+    // A refusal shows in what is read back of all helpers.
+    let _ = enter_ordinary(&mask);
+    (holds, table, mask)
 }
 
 /// The cores of threads that are not real-time; empty where there is no core to spare.
