@@ -209,6 +209,7 @@ pub fn describe(robot: &RobotConfig) -> Welcome {
             .map(|config| LoopDescription {
                 name: config.name.clone(),
                 period_us: config.period_us,
+                phase_us: config.phase_us,
                 priority: u32::from(config.priority),
                 core: config.core.and_then(|core| u32::try_from(core).ok()),
             })

@@ -24,7 +24,7 @@ use kairo_link::segment::{Kind, PeerAccess, Segment, SegmentError};
 use kairo_link::stats::{self, Stats};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -40,6 +40,7 @@ use crate::control_loop::ControlLoop;
 use crate::journal::note;
 use crate::link_server::{EpochCounter, LinkServer, ListenError, Listener};
 use crate::periodic::{self, Periodic, Terms};
+use crate::recorder::{self, Recorder};
 use crate::sd_notify::Notifier;
 use crate::shared::{Decision, Shared};
 use crate::system_call_trace;
@@ -51,6 +52,8 @@ const REPORT_PATIENCE: Duration = Duration::from_secs(20);
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a helper looks for the decision.
 const DECISION_POLL: Duration = Duration::from_millis(5);
+/// Longest wait for the recorder to bring its rest to disk.
+const RECORDER_PATIENCE: Duration = Duration::from_secs(1);
 /// How often the main thread looks.
 const WATCH_INTERVAL_MS: u16 = 50;
 /// A loop that has not ticked for this long stops the watchdog's beat: ten of the longest periods.
@@ -115,8 +118,7 @@ type RealTimeThreads = (
 /// # Errors
 /// See [`DaemonError`]. A bring-up that is refused is not an error: the daemon runs disarmed.
 pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError> {
-    abort_on_panic();
-    let signals = block_signals()?;
+    let signals = prepare_signals()?;
     let notifier = Notifier::from_environment();
     // Held until the end of this function, which is the end of the real-time threads.
     let (_holds, mut bringup, helper_mask) = prepare(robot);
@@ -126,9 +128,12 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
         call: "eventfd",
         errno,
     })?;
-    let made = assemble(robot, &stats, &bell, &shared, Vec::new());
     let listener = Listener::bind(&options.run_dir.join("rt.sock"), options.agent_uid)?;
+    let (recorder, taps) = recorder::prepare(robot, options.run_dir, &stats);
+    let made = assemble(robot, &stats, &bell, &shared, taps);
     let (helpers, open) = start_helpers(made.supervisors, &helper_mask, &shared)?;
+    // Not one of the helpers: its disk may hang, and nobody waits for that.
+    let recording = start_recorder(recorder, &helper_mask, &shared)?;
     let (buses, loops, checks) =
         start_real_time(made.buses, made.loops).inspect_err(|_| shared.stop())?;
     bringup.extend(checks);
@@ -162,6 +167,19 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     // There is room for it, and the thread waits for it.
     let _ = open.send(server);
 
+    announce(robot, armed, &not_armed_because, &notifier);
+    watch(&signals, &notifier, &shared, robot, &stats);
+    notifier.send("STOPPING=1");
+    note(format_args!(
+        "kairo-rt: stopping: leases end, motions come to rest"
+    ));
+    shared.stop();
+    let stopped = stop_all(&shared, loops, buses, helpers);
+    end_recorder(recording);
+    stopped
+}
+
+fn announce(robot: &RobotConfig, armed: bool, not_armed_because: &str, notifier: &Notifier) {
     let status = if armed {
         "armed".to_owned()
     } else {
@@ -169,13 +187,27 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     };
     note(format_args!("kairo-rt: {} runs {status}", robot.name));
     notifier.send(&format!("READY=1\nSTATUS={status}"));
-    watch(&signals, &notifier, &shared, robot, &stats);
-    notifier.send("STOPPING=1");
-    note(format_args!(
-        "kairo-rt: stopping: leases end, motions come to rest"
-    ));
-    shared.stop();
-    stop_all(&shared, loops, buses, helpers)
+}
+
+fn end_recorder(recording: Vec<Worker<()>>) {
+    if join(recording, Instant::now() + RECORDER_PATIENCE).is_err() {
+        note(format_args!(
+            "recorder: the disk does not answer; what it has not taken stays in memory, and goes \
+             to disk at the next start"
+        ));
+    }
+}
+
+fn start_recorder(
+    recorder: Option<Recorder>,
+    mask: &BTreeSet<usize>,
+    shared: &Arc<Shared>,
+) -> Result<Vec<Worker<()>>, DaemonError> {
+    let start = |recorder: Recorder| {
+        let shared = Arc::clone(shared);
+        ordinary("recorder", mask, move || recorder.run(&shared))
+    };
+    recorder.map(start).into_iter().collect()
 }
 
 /// Prepares process and machine, and makes the main thread an ordinary one: what must be held, the
@@ -213,6 +245,18 @@ fn make_stats() -> Result<(Stats, OwnedFd), SegmentError> {
     let peer = PeerAccess::ReadOnly;
     let (segment, fd) = Segment::create(c"kairo-stats", Kind::Stats, words, 0, 0, peer)?;
     Ok((Stats::new(Arc::new(segment)), fd))
+}
+
+fn prepare_signals() -> Result<SignalFd, DaemonError> {
+    abort_on_panic();
+    ignore_file_size_signal();
+    block_signals()
+}
+
+/// A write beyond a size limit shall fail, as on a full disk, and not end the daemon.
+fn ignore_file_size_signal() {
+    // SAFETY: no handler is installed, and nobody else in this process decides about the signal.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
 }
 
 fn abort_on_panic() {

@@ -143,6 +143,8 @@ pub struct LoopDescription {
     pub name: String,
     /// Period, microseconds.
     pub period_us: u64,
+    /// Where in the period its ticks lie on CLOCK_MONOTONIC, microseconds.
+    pub phase_us: u64,
     /// SCHED_FIFO priority.
     pub priority: u32,
     /// The core it is pinned to; none when not pinned.

@@ -11,6 +11,7 @@
 mod check;
 mod diagnostic;
 mod feasibility;
+mod recorder;
 mod safety;
 mod schema;
 mod table;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use crate::bringup::machine::Demand;
 pub use check::{BusTraffic, traffic_of};
 pub use diagnostic::{ConfigError, Diagnostic};
+pub use recorder::RecorderConfig;
 pub use safety::{
     Bias, ChargePumpConfig, ESTOP_INPUTS_MAX, EstopConfig, FailsafeConfig, LineAddress, LineConfig,
 };
@@ -45,6 +47,10 @@ pub struct RobotConfig {
     pub failsafe: FailsafeConfig,
     /// Where e-stops come from.
     pub estop: EstopConfig,
+    /// The flight recorder, if there shall be one.
+    pub recorder: Option<RecorderConfig>,
+    /// The file it was read from, word for word: goes into records, so that they can be replayed.
+    pub text: String,
 }
 
 impl RobotConfig {

@@ -7,7 +7,7 @@ use kairo_link::MonoNs;
 use kairo_link::control::{BringupCheck, BusDescription, LoopDescription, Welcome};
 use kairo_link::histogram::{Histogram, Snapshot};
 use kairo_link::stats::{
-    BusStats, LoopStats, PeriodStats, ServoStats, Stats, StatsBlock, ThreadStats,
+    BusStats, LoopStats, PeriodStats, RecorderStats, ServoStats, Stats, StatsBlock, ThreadStats,
 };
 use kairo_link::system_call;
 use kairo_wire::{ErrorCode, ErrorInfo};
@@ -37,7 +37,7 @@ pub fn methods() -> Vec<Method> {
         Method::new(
             "rt.reset",
             Permission::Actuate,
-            "Counts from now on. The real-time plane is only read: kairod remembers the difference.",
+            "Counts from now on. kairod remembers what was counted; kairo-rt is only read.",
             async |call, NoParams {}| reset(&call),
         ),
     ]
@@ -59,11 +59,49 @@ struct RtStatus {
     counted_for_s: Option<f64>,
     /// Memory locked at arming, bytes.
     locked_bytes: u64,
+    /// The flight recorder; none when robot.toml has none.
+    recorder: Option<RecorderView>,
     /// What bring-up asked of the kernel and read back.
     bringup: Vec<BringupView>,
     loops: Vec<LoopView>,
     buses: Vec<BusView>,
     devices: Vec<PhaseView>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct RecorderView {
+    /// Whether the disk takes what is recorded.
+    writing: bool,
+    /// Error number of the newest failure of the disk; none if there was none.
+    errno: Option<u64>,
+    /// Times the disk failed.
+    write_errors: u64,
+    /// Whether the newest seconds survive a crash of kairo-rt.
+    survives_crash: bool,
+    /// Records handed to a file.
+    records: u64,
+    /// Records lost because the disk did not take them in time.
+    dropped: u64,
+    /// Bytes written.
+    bytes: u64,
+    /// Files begun.
+    files: u64,
+}
+
+impl RecorderView {
+    fn of(recorder: &RecorderStats) -> Option<Self> {
+        let errno = count(&recorder.errno);
+        (count(&recorder.enabled) == 1).then(|| Self {
+            writing: count(&recorder.failing) == 0,
+            errno: (errno != 0).then_some(errno),
+            write_errors: count(&recorder.write_errors),
+            survives_crash: count(&recorder.survives) == 1,
+            records: count(&recorder.records),
+            dropped: count(&recorder.dropped),
+            bytes: count(&recorder.bytes),
+            files: count(&recorder.files),
+        })
+    }
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -99,6 +137,8 @@ impl From<&BringupCheck> for BringupView {
 struct LoopView {
     name: String,
     period_us: u64,
+    /// Where in the period its ticks lie: planned times modulo the period on CLOCK_MONOTONIC.
+    phase_us: u64,
     /// SCHED_FIFO priority.
     priority: u32,
     /// The core it is pinned to; none when not pinned.
@@ -302,6 +342,7 @@ fn status(call: &Call) -> RtStatus {
         armed_for_s: (armed_ns != 0).then_some(armed_for.as_secs_f64()),
         counted_for_s: (armed_ns != 0).then_some(counted_for.as_secs_f64()),
         locked_bytes: stats.map_or(0, |block| count(&block.locked_bytes)),
+        recorder: stats.and_then(|block| RecorderView::of(&block.recorder)),
         bringup: welcome.bringup.iter().map(BringupView::from).collect(),
         loops: stats.map_or_else(Vec::new, |block| {
             let pairs = welcome.loops.iter().zip(&block.loops);
@@ -325,6 +366,7 @@ fn loop_view(described: &LoopDescription, base: &LoopStats, stats: &LoopStats) -
     LoopView {
         name: described.name.clone(),
         period_us: described.period_us,
+        phase_us: described.phase_us,
         priority: described.priority,
         core: described.core,
         periods: period_view(&base.periods, &stats.periods),
