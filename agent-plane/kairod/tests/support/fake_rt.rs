@@ -459,6 +459,7 @@ fn welcome(present: bool) -> Welcome {
             phase_us: 250,
             priority: 80,
             core: Some(1),
+            blocks: vec!["pan".into()],
         }],
         buses: vec![BusDescription {
             name: "servo".into(),
