@@ -19,8 +19,6 @@ use crate::session::Session;
 
 /// From the load's start to the first window, and after each kill to the next.
 const SETTLE: Duration = Duration::from_millis(200);
-/// Kills of one `kairod-kill` window.
-const KILLS: usize = 10;
 /// How long kairo-init may take to bring kairod back; its longest back-off is 10 s.
 const KAIROD_BACK: Duration = Duration::from_secs(40);
 
@@ -48,6 +46,9 @@ pub struct Plan {
     /// Core.
     #[arg(long, default_value_t = 0)]
     core: usize,
+    /// Kills of one `kairod-kill` window.
+    #[arg(long, default_value_t = 10)]
+    kills: usize,
     /// Lets cyclictest count whole µs instead of ns.
     #[arg(long)]
     microseconds: bool,
@@ -89,7 +90,7 @@ pub fn run(plan: &Plan) -> anyhow::Result<Value> {
         std::thread::sleep(SETTLE);
         let plane = Plane::start(plan.robot, &config)?;
         let kills = match plan.load {
-            Load::KairodKill => kill_kairod(&plane)?,
+            Load::KairodKill => kill_kairod(&plane, plan.kills)?,
             _ => {
                 std::thread::sleep(duration);
                 Value::Null
@@ -129,9 +130,9 @@ pub fn distribution(snapshot: &Snapshot) -> Value {
 
 /// Kills kairod as a crash would, again and again, each time when kairo-init has brought it back;
 /// says how many periods were skipped around each kill.
-fn kill_kairod(plane: &Plane) -> anyhow::Result<Value> {
+fn kill_kairod(plane: &Plane, kills: usize) -> anyhow::Result<Value> {
     let mut skipped = Vec::new();
-    for _ in 0..KILLS {
+    for _ in 0..kills {
         let before = plane.skipped();
         let pid = wait_for_kairod(None)?;
         std::thread::sleep(SETTLE);
