@@ -72,7 +72,7 @@ fn neither_a_busy_agent_nor_kairods_death_makes_a_loop_late() -> anyhow::Result<
         "the load was none: {worked_us:?} µs of CPU"
     );
     let killed = measured(&mut guest, "kairod-kill", "arm")?;
-    let kills = &killed.raw["rounds"][0]["kills"]["skipped_around_each"];
+    let kills = &killed.raw["rounds"][0]["ours"]["kills"]["skipped_around_each"];
     ensure!(
         kills.as_array().is_some_and(|each| each.len() == 3),
         "{kills}"
