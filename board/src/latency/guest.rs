@@ -110,6 +110,7 @@ impl Guest {
             ("--seconds", options.seconds.to_string()),
             ("--rounds", options.rounds.to_string()),
             ("--period-us", options.period_us.to_string()),
+            ("--kills", options.kills.to_string()),
             ("--core", options.mode.core().to_string()),
         ];
         for (key, value) in pairs {
