@@ -71,6 +71,11 @@ fn neither_a_busy_agent_nor_kairods_death_makes_a_loop_late() -> anyhow::Result<
         worked_us.is_some_and(|us| us > 500_000),
         "the load was none: {worked_us:?} µs of CPU"
     );
+    for trouble in ["fork", "kairod-stop", "clock-step", "disk-full"] {
+        let arm = measured(&mut guest, trouble, "arm")?;
+        let proof = &arm.raw["rounds"][0]["ours"]["trouble"];
+        ensure!(proof.is_string() || trouble == "fork", "{trouble}: {proof}");
+    }
     let killed = measured(&mut guest, "kairod-kill", "arm")?;
     let kills = &killed.raw["rounds"][0]["ours"]["kills"]["skipped_around_each"];
     ensure!(

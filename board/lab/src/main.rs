@@ -16,6 +16,7 @@ mod plane;
 mod reference;
 mod robot;
 mod session;
+mod troubles;
 
 use std::process::ExitCode;
 

@@ -17,6 +17,7 @@ use crate::plane::{Plane, start_arm};
 use crate::reference::{self, Resolution};
 use crate::robot::{self, LAB_DIR, Robot, Timing};
 use crate::session::Session;
+use crate::troubles::{self, Trouble};
 
 /// From the load's start to the first window, and after each kill to the next.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -113,10 +114,9 @@ impl Side<'_> {
     /// A window of each under one instance of the load. Who goes first alternates, so that a load
     /// that changes while it runs favours nobody.
     fn round(&self, ours_first: bool) -> anyhow::Result<Value> {
-        let session = match self.plan.load {
-            Load::Idle | Load::KairodKill => None,
-            load => Some(Session::start(load)?),
-        };
+        let load = self.plan.load;
+        let session = load.is_a_session().then(|| Session::start(load));
+        let session = session.transpose()?;
         std::thread::sleep(SETTLE);
         let (ours, theirs) = if ours_first {
             let ours = self.ours()?;
@@ -134,6 +134,7 @@ impl Side<'_> {
 
     fn ours(&self) -> anyhow::Result<Value> {
         let plane = Plane::start(self.plan.robot, self.config)?;
+        let trouble = Trouble::begin(self.plan.load)?;
         let kills = match self.plan.load {
             Load::KairodKill => kill_kairod(&plane, self.plan.kills)?,
             _ => {
@@ -141,8 +142,11 @@ impl Side<'_> {
                 Value::Null
             }
         };
+        let proof = troubles::proof(trouble.as_ref());
+        trouble.map_or(Ok(()), Trouble::end)?;
         let mut account = plane.account();
         account["kills"] = kills;
+        account["trouble"] = proof;
         plane.stop()?;
         Ok(account)
     }

@@ -27,7 +27,7 @@ use guest::Guest;
 
 /// The loads that are run unless others are named, in order; `idle` first, because the others are
 /// held against it.
-pub const LOADS: [&str; 8] = [
+pub const LOADS: [&str; 11] = [
     "idle",
     "cpu",
     "memory",
@@ -36,6 +36,9 @@ pub const LOADS: [&str; 8] = [
     "ipc",
     "oom",
     "kairod-kill",
+    "kairod-stop",
+    "clock-step",
+    "disk-full",
 ];
 
 /// What the guest's clocks count.

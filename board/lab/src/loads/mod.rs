@@ -37,6 +37,12 @@ pub enum Load {
     Oom,
     /// Kills kairod ten times; kairo-init brings it back.
     KairodKill,
+    /// kairod is stopped (SIGSTOP) for the window.
+    KairodStop,
+    /// The clock is set a day ahead, and back.
+    ClockStep,
+    /// The data partition has no block left.
+    DiskFull,
 }
 
 impl Load {
@@ -51,7 +57,18 @@ impl Load {
             Self::Ipc => "ipc",
             Self::Oom => "oom",
             Self::KairodKill => "kairod-kill",
+            Self::KairodStop => "kairod-stop",
+            Self::ClockStep => "clock-step",
+            Self::DiskFull => "disk-full",
         }
+    }
+
+    /// Whether it is a process in an agent's session; the others are done by the lab.
+    pub const fn is_a_session(self) -> bool {
+        matches!(
+            self,
+            Self::Cpu | Self::Memory | Self::Fork | Self::Disk | Self::Ipc | Self::Oom
+        )
     }
 }
 
@@ -61,7 +78,9 @@ impl Load {
 /// When it cannot even begin.
 pub fn run(load: Load) -> anyhow::Result<()> {
     let never: Infallible = match load {
-        Load::Idle | Load::KairodKill => return Ok(()),
+        Load::Idle | Load::KairodKill | Load::KairodStop | Load::ClockStep | Load::DiskFull => {
+            return Ok(());
+        }
         Load::Cpu => processes::spin()?,
         Load::Memory => memory::walk()?,
         Load::Fork => processes::storm()?,
