@@ -19,6 +19,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use kairo_link::MonoNs;
+use kairo_link::block_fault::BlockFaultReport;
 use kairo_link::control::BringupCheck;
 use kairo_link::segment::{Kind, PeerAccess, Segment, SegmentError};
 use kairo_link::stats::{self, Stats};
@@ -389,6 +390,7 @@ fn watch(
     stats: &Stats,
 ) {
     let mut told = vec![false; robot.loops.len()];
+    let mut failed = vec![false; robot.loops.len()];
     let interval = notifier.beat_interval();
     let mut beaten = Instant::now();
     let mut ticked = vec![(0_u64, Instant::now()); robot.loops.len()];
@@ -399,6 +401,7 @@ fn watch(
             return;
         }
         tell_traced_calls(robot, stats, &mut told);
+        tell_block_faults(robot, stats, &mut failed);
         for (count, (seen, since)) in shared.heartbeats().iter().zip(&mut ticked) {
             if count != seen {
                 (*seen, *since) = (*count, Instant::now());
@@ -411,6 +414,26 @@ fn watch(
             notifier.send("WATCHDOG=1");
             beaten = Instant::now();
         }
+    }
+}
+
+/// Names a block that failed, once.
+fn tell_block_faults(robot: &RobotConfig, stats: &Stats, told: &mut [bool]) {
+    for (index, told) in told.iter_mut().enumerate().filter(|(_, told)| !**told) {
+        let word = &stats.block().loops[index].block_fault;
+        let Some(report) = BlockFaultReport::from_word(word.load(Ordering::Relaxed)) else {
+            continue;
+        };
+        let node = robot.blocks[index].graph.nodes.get(report.block as usize);
+        note(format_args!(
+            "kairo-rt: loop {}: block \"{}\" of kind \"{}\" {}: its devices take their safe action \
+             and obey nobody until kairo-rt is started again",
+            robot.loops[index].name,
+            node.map_or("?", |node| &node.name),
+            node.map_or("?", |node| &node.kind),
+            report.describe()
+        ));
+        *told = true;
     }
 }
 

@@ -149,6 +149,9 @@ pub struct LoopDescription {
     pub priority: u32,
     /// The core it is pinned to; none when not pinned.
     pub core: Option<u32>,
+    /// Its control blocks by name, in the order of the file.
+    #[serde(default)]
+    pub blocks: Vec<String>,
 }
 
 /// A bus, as configured and found.

@@ -5,12 +5,14 @@
 
 use std::f64::consts::PI;
 
+use kairo_blocks::registry::Registry;
 use kairo_hal::feetech::registers::{RADIANS_PER_STEP, STEPS_PER_TURN};
 use kairo_link::abi::MAX_JOINTS;
 use kairo_link::control::MAX_DEVICES;
 use kairo_link::stats::{MAX_BUSES, MAX_LOOPS};
 use toml::de::DeTable;
 
+use super::blocks::{self, Surroundings};
 use super::diagnostic::{Problems, nearest};
 use super::table::{Located, TableReader};
 use super::{
@@ -45,20 +47,13 @@ pub(super) struct Section<T> {
 }
 
 /// Reads a whole file. `None`, or any problem added, refuses it.
-pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfig> {
+pub(super) fn read(
+    text: &str,
+    registry: &Registry,
+    problems: &mut Problems<'_>,
+) -> Option<RobotConfig> {
     let (root, errors) = DeTable::parse_recoverable(text);
-    let broken = !errors.is_empty();
-    for error in errors {
-        let fix = "see docs/reference/robot-toml.md for the shape of the file";
-        problems.add(
-            error.span().unwrap_or(0..0),
-            "",
-            error.message().to_owned(),
-            fix,
-        );
-    }
-    if broken {
-        // What the parser recovered may miss whole tables; problems about them would mislead.
+    if is_broken(&errors, problems) {
         return None;
     }
     let mut file = TableReader::new(root.get_ref(), 0..0, "");
@@ -84,15 +79,18 @@ pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfi
     let known: Vec<&DeviceConfig> = complete.map(|located| &located.device).collect();
     let failsafe = safety::read_failsafe(&mut file, &known, problems);
     let estop = safety::read_estop(&mut file, problems);
+    let names = loops.iter().map(|section| section.name.value.as_str());
+    let around = Surroundings {
+        registry,
+        loops: names
+            .zip(loops.iter().map(|section| section.value.as_ref()))
+            .collect(),
+        devices: known,
+    };
+    let blocks = blocks::read(&mut file, &around, problems);
     let recorder = recorder::read(&mut file, problems);
     file.finish(problems);
-    check::names(&buses, problems);
-    check::names(&loops, problems);
-    check::names(&devices, problems);
-    check::servo_ids(&buses, &devices, problems);
-    check::priorities(&buses, &loops, &devices, problems);
-    check::wire_time(&buses, &loops, &devices, problems);
-    feasibility::cores(&buses, &loops, &devices, problems);
+    check_across(&buses, &loops, &devices, problems);
     let (name, strict, trace_system_calls) = robot?;
     Some(RobotConfig {
         name,
@@ -106,9 +104,36 @@ pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfi
             .collect(),
         failsafe: failsafe?,
         estop: estop?,
+        blocks,
         recorder: recorder?,
         text: text.to_owned(),
     })
+}
+
+/// Reports errors of syntax. What the parser recovered beside them may miss whole tables, and
+/// problems about those would mislead.
+fn is_broken(errors: &[toml::de::Error], problems: &mut Problems<'_>) -> bool {
+    for error in errors {
+        let fix = "see docs/reference/robot-toml.md for the shape of the file";
+        let span = error.span().unwrap_or(0..0);
+        problems.add(span, "", error.message().to_owned(), fix);
+    }
+    !errors.is_empty()
+}
+
+fn check_across(
+    buses: &[Section<BusConfig>],
+    loops: &[Section<LoopConfig>],
+    devices: &[Section<LocatedDevice>],
+    problems: &mut Problems<'_>,
+) {
+    check::names(buses, problems);
+    check::names(loops, problems);
+    check::names(devices, problems);
+    check::servo_ids(buses, devices, problems);
+    check::priorities(buses, loops, devices, problems);
+    check::wire_time(buses, loops, devices, problems);
+    feasibility::cores(buses, loops, devices, problems);
 }
 
 fn values<T>(sections: Vec<Section<T>>) -> Option<Vec<T>> {

@@ -46,6 +46,11 @@ impl<'d> TableReader<'d> {
         }
     }
 
+    /// The table as it was parsed, for readers of their own.
+    pub(super) const fn source(&self) -> &'d DeTable<'d> {
+        self.table
+    }
+
     /// Where the table itself stands.
     pub(super) fn span(&self) -> Range<usize> {
         self.span.clone()

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use kairo_link::MonoNs;
+use kairo_link::block_fault::BlockFaultReport;
 use kairo_link::control::{BringupCheck, BusDescription, LoopDescription, Welcome};
 use kairo_link::histogram::{Histogram, Snapshot};
 use kairo_link::stats::{
@@ -140,6 +141,11 @@ struct LoopView {
     overruns_bus: u64,
     /// Times the overrun policy `stop` made the devices safe.
     stops: u64,
+    /// Its control blocks, in the order of the file.
+    blocks: Vec<String>,
+    /// Which block failed and how; none while all work. Its devices obey nobody until kairo-rt is
+    /// started again.
+    block_fault: Option<String>,
     /// Age of commands when accepted.
     command_age_us: Quantiles,
 }
@@ -331,8 +337,19 @@ fn loop_view(described: &LoopDescription, stats: &LoopStats) -> LoopView {
         periods: period_view(&stats.periods),
         overruns_bus: count(&stats.overruns_bus),
         stops: count(&stats.stops),
+        blocks: described.blocks.clone(),
+        block_fault: block_fault(described, count(&stats.block_fault)),
         command_age_us: (&stats.command_age).into(),
     }
+}
+
+fn block_fault(described: &LoopDescription, word: u64) -> Option<String> {
+    let report = BlockFaultReport::from_word(word)?;
+    let name = usize::try_from(report.block)
+        .ok()
+        .and_then(|block| described.blocks.get(block));
+    let name = name.map_or("?", String::as_str);
+    Some(format!("block \"{name}\" {}", report.describe()))
 }
 
 fn period_view(stats: &PeriodStats) -> PeriodView {
