@@ -26,7 +26,12 @@ pub(super) fn write(
         }
         let (tick, time_ns) = layouts.moment(&frame).unwrap_or((0, 0));
         for item in layouts.items(&frame) {
-            let device = item.device.unwrap_or("");
+            let index = item.index.to_string();
+            let device = match item.of {
+                "loop" => "",
+                "device" => item.device.unwrap_or(""),
+                _ => &index,
+            };
             for (field, value) in item.fields() {
                 // Names come from a robot.toml that was checked: no comma, no quote.
                 writeln!(

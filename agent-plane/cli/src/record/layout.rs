@@ -1,8 +1,8 @@
 //! Entries of ticks as values with names, by what the file says of them.
 //!
 //! Bounded by the file's header, of at most 1 MiB. Words of `NAME:TYPE` become nested objects:
-//! `command.velocity_scale` is a field of `command`. A name with an index below the number of joints
-//! is that joint's, and stands under the joint's name; unused joints are left out.
+//! `command.velocity_scale` is a field of `command`. An array as long as a device can have joints is
+//! one of joints: its elements stand under the joints' names, and unused ones are left out.
 
 use kairo_link::abi::{Cause, MAX_JOINTS, Phase, Verdict};
 use kairo_record::file::{EntryHeader, Frame, Header};
@@ -31,6 +31,7 @@ struct Word {
 struct Layout {
     name: String,
     tag: u16,
+    of: String,
     words: Vec<Word>,
 }
 
@@ -51,6 +52,9 @@ pub(super) struct Item<'l> {
     pub(super) entry: &'l str,
     /// The loop.
     pub(super) loop_name: &'l str,
+    /// What the index counts, and the index.
+    pub(super) of: &'l str,
+    pub(super) index: u16,
     /// The device, if it is one's.
     pub(super) device: Option<&'l str>,
 }
@@ -103,6 +107,7 @@ fn layout(entry: &EntryHeader) -> Layout {
     Layout {
         name: entry.name.clone(),
         tag: entry.tag,
+        of: entry.of.clone(),
         words,
     }
 }
@@ -133,8 +138,7 @@ impl Layouts {
             let layout = self.layouts.iter().find(|layout| layout.tag == entry.tag)?;
             let known = known?;
             let device = known.devices.get(usize::from(entry.index));
-            let of_loop = ["period", "overrun", "stopping", "order"];
-            let device = device.filter(|_| !of_loop.contains(&layout.name.as_str()));
+            let device = device.filter(|_| layout.of == "device");
             let mut words = words.to_vec();
             words.resize(layout.words.len(), 0);
             Some(Item {
@@ -143,6 +147,8 @@ impl Layouts {
                 words,
                 entry: &layout.name,
                 loop_name: &known.name,
+                of: &layout.of,
+                index: entry.index,
                 device: device.map(|device| device.name.as_str()),
             })
         })

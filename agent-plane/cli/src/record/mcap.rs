@@ -84,6 +84,9 @@ fn message(item: &Item<'_>, tick: u64, time_ns: u64) -> (String, Value) {
     let mut object = item.object();
     object["tick"] = tick.into();
     object["time_ns"] = time_ns.into();
+    if !["loop", "device"].contains(&item.of) {
+        object[item.of] = item.index.into();
+    }
     let name = match item.entry {
         "feedback" => "joint_states",
         "goals" => "setpoints",
