@@ -1,8 +1,8 @@
 //! Entries of ticks as values with names, by what the file says of them.
 //!
 //! Bounded by the file's header, of at most 1 MiB. Words of `NAME:TYPE` become nested objects:
-//! `command.velocity_scale` is a field of `command`. An array as long as a device can have joints is
-//! one of joints: its elements stand under the joints' names, and unused ones are left out.
+//! `command.velocity_scale` is a field of `command`. An array as long as a device can have joints
+//! is one of joints: its elements stand under the joints' names, and unused ones are left out.
 
 use kairo_link::abi::{Cause, MAX_JOINTS, Phase, Verdict};
 use kairo_record::file::{EntryHeader, Frame, Header};
