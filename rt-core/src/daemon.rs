@@ -18,6 +18,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use kairo_blocks::containment;
 use kairo_link::MonoNs;
 use kairo_link::block_fault::BlockFaultReport;
 use kairo_link::control::BringupCheck;
@@ -33,9 +34,10 @@ use crate::assembly::{assemble, describe};
 use crate::bringup::cores::CoreSplit;
 use crate::bringup::machine::Machine;
 use crate::bringup::thread::{STACK_BYTES, enter_ordinary};
-use crate::bringup::{failures, may_arm, ordinary_threads, process};
+use crate::bringup::{Need, check, failures, may_arm, ordinary_threads, process};
 use crate::bus_loop::BusLoop;
 use crate::bus_supervisor::BusSupervisor;
+pub use crate::command::run_with;
 use crate::config::RobotConfig;
 use crate::control_loop::ControlLoop;
 use crate::journal::note;
@@ -123,6 +125,7 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     let notifier = Notifier::from_environment();
     // Held until the end of this function, which is the end of the real-time threads.
     let (_holds, mut bringup, helper_mask) = prepare(robot);
+    bringup.extend(block_panics(robot));
     let (stats, stats_fd) = make_stats()?;
     let shared = Arc::new(Shared::default());
     let bell = Wake::new().map_err(|errno| DaemonError::System {
@@ -260,9 +263,14 @@ fn ignore_file_size_signal() {
     let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
 }
 
+/// A panic ends the process, unless a control block panics in a build that unwinds: that one ends
+/// its loop's motion (decision 081), and nothing is written from the real-time thread it ran on.
 fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        if containment::CONTAINS_PANICS && containment::is_inside() {
+            return;
+        }
         report(panic);
         std::process::abort();
     }));
@@ -324,6 +332,23 @@ fn real_time_threads(stats: &Stats) -> Vec<u64> {
     threads
         .map(|thread| thread.tid.load(Ordering::Relaxed))
         .collect()
+}
+
+/// Whether a panic of a block that is not of this project stays in its loop; no line without one.
+fn block_panics(robot: &RobotConfig) -> Option<BringupCheck> {
+    let found = |contained| if contained { "unwind" } else { "abort" };
+    let has_any = robot.blocks.iter().any(|inside| inside.has_program_blocks);
+    has_any.then(|| {
+        check(
+            "process",
+            "block_panics",
+            found(true),
+            found(containment::CONTAINS_PANICS),
+            containment::CONTAINS_PANICS,
+            Need::Required,
+            "build the program with `panic = \"unwind\"` in its profile, the default of cargo",
+        )
+    })
 }
 
 /// Starts the real-time threads and waits for what they read back of themselves.

@@ -25,6 +25,7 @@ pub mod assembly;
 pub mod bringup;
 pub mod bus_loop;
 pub mod bus_supervisor;
+pub mod command;
 pub mod config;
 pub mod control_loop;
 pub mod daemon;
