@@ -13,6 +13,8 @@ pub struct JointLimits {
     pub velocity_max_rad_s: f64,
     /// Highest acceleration and deceleration, rad/s².
     pub acceleration_max_rad_s2: f64,
+    /// Highest change of acceleration, rad/s³.
+    pub jerk_max_rad_s3: f64,
 }
 
 impl JointLimits {
@@ -29,6 +31,7 @@ impl From<&JointConfig> for JointLimits {
             position_max_rad: joint.position_max_rad,
             velocity_max_rad_s: joint.velocity_max_rad_s,
             acceleration_max_rad_s2: joint.acceleration_max_rad_s2,
+            jerk_max_rad_s3: joint.jerk_max_rad_s3,
         }
     }
 }
