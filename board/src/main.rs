@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Builds and runs KairoOS: kernel, image, QEMU, demo, tests and house rules.
+/// Builds, runs and measures KairoOS: kernel, image, QEMU, demo, tests and house rules.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
 struct Arguments {
@@ -20,6 +20,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum XtaskCommand {
+    Bench(command::bench::Arguments),
     Demo(command::demo::Arguments),
     Image(command::image::Arguments),
     Kernel(command::kernel::Arguments),
@@ -30,6 +31,7 @@ enum XtaskCommand {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
+        XtaskCommand::Bench(arguments) => command::bench::run(&arguments),
         XtaskCommand::Demo(arguments) => command::demo::run(&arguments),
         XtaskCommand::Image(arguments) => command::image::run(&arguments),
         XtaskCommand::Kernel(arguments) => command::kernel::run(&arguments),

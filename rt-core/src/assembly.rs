@@ -14,12 +14,14 @@ use kairo_link::stats::Stats;
 use crate::bringup::thread::ThreadPlan;
 use crate::bus_loop::{BusLoop, BusParts, BusSeat};
 use crate::bus_supervisor::{BusSupervisor, PortPath, ServoPlan};
-use crate::config::{DeviceConfig, RobotConfig};
+use crate::config::{DeviceConfig, OverrunPolicy, RobotConfig};
 use crate::control_loop::{ControlLoop, LoopParts};
 use crate::device::Device;
 use crate::exchange::{LoopSide, pair};
 use crate::link_server::{DeviceRoute, LoopPort};
 use crate::order::{EVENTS_MAX, ORDERS_MAX};
+use crate::periodic::Terms;
+use crate::schedule::Timing;
 use crate::servo_map::ServoMap;
 use crate::shared::Shared;
 use crate::wake::Wake;
@@ -30,10 +32,10 @@ const LINES_MAX: usize = 2;
 /// Everything that will run, not running yet.
 #[derive(Debug)]
 pub struct Assembly {
-    /// The control loops.
-    pub loops: Vec<ControlLoop>,
-    /// The bus threads.
-    pub buses: Vec<BusLoop>,
+    /// The control loops, each with its terms.
+    pub loops: Vec<(ControlLoop, Terms)>,
+    /// The bus threads, each with its terms.
+    pub buses: Vec<(BusLoop, Terms)>,
     /// A supervisor for each bus.
     pub supervisors: Vec<BusSupervisor>,
     /// The link server's ends towards the loops.
@@ -60,9 +62,6 @@ pub fn assemble(robot: &RobotConfig, stats: &Stats, bell: &Wake, shared: &Arc<Sh
     }
     for (index, config) in robot.loops.iter().enumerate() {
         let period_ns = config.period_us * 1000;
-        stats.block().loops[index]
-            .period_ns
-            .store(period_ns, Ordering::Relaxed);
         let mut devices = Vec::new();
         for (number, device) in robot.devices.iter().enumerate() {
             if device.control_loop != index {
@@ -78,17 +77,28 @@ pub fn assemble(robot: &RobotConfig, stats: &Stats, bell: &Wake, shared: &Arc<Sh
         let (orders, orders_end) = rtrb::RingBuffer::new(ORDERS_MAX);
         let (events_end, events) = rtrb::RingBuffer::new(EVENTS_MAX);
         made.ports.push(LoopPort::new(orders, events));
-        made.loops.push(ControlLoop::new(LoopParts {
-            plan: plan(&config.name, config.priority, config.core),
+        let control_loop = ControlLoop::new(LoopParts {
             index,
             period_ns,
+            overrun: config.overrun,
             devices,
             orders: orders_end,
             events: events_end,
             bell: bell.clone(),
             stats: stats.clone(),
             shared: Arc::clone(shared),
-        }));
+        });
+        let terms = Terms {
+            plan: plan(&config.name, config.priority, config.core),
+            timing: Timing {
+                period_ns,
+                phase_ns: config.phase_us * 1000,
+                overrun: config.overrun,
+            },
+            budget_ns: config.budget_us * 1000,
+            shared: Arc::clone(shared),
+        };
+        made.loops.push((control_loop, terms));
     }
     made
 }
@@ -131,10 +141,7 @@ fn assemble_bus(
             gains: joint.gains,
         }));
     }
-    let periods =
-        on_bus(robot, index).map(|(_, device)| robot.loops[device.control_loop].period_us);
-    // A bus without devices has nothing to do; it idles at 100 Hz.
-    let period_ns = periods.min().unwrap_or(10_000) * 1000;
+    let period_ns = robot.bus_period_us(index) * 1000;
     stats.block().buses[index]
         .servos_in_use
         .store(servos.len() as u64, Ordering::Relaxed);
@@ -142,10 +149,8 @@ fn assemble_bus(
     let (outgoing, from_bus) = rtrb::RingBuffer::new(LINES_MAX);
     let path = PortPath::default();
     made.paths.push(path.clone());
-    made.buses.push(BusLoop::new(BusParts {
-        plan: plan(&config.name, config.priority, config.core),
+    let bus = BusLoop::new(BusParts {
         index,
-        period_ns,
         response_timeout_ns: config.response_timeout_us * 1000,
         lost_after_cycles: config.lost_after_cycles,
         ids: servos.iter().map(|servo| servo.id).collect(),
@@ -154,7 +159,19 @@ fn assemble_bus(
         outgoing,
         stats: stats.clone(),
         shared: Arc::clone(shared),
-    }));
+    });
+    let terms = Terms {
+        plan: plan(&config.name, config.priority, config.core),
+        timing: Timing {
+            period_ns,
+            phase_ns: 0,
+            overrun: OverrunPolicy::Skip,
+        },
+        // Most of a cycle is waiting for the wire, which may take the whole period.
+        budget_ns: period_ns,
+        shared: Arc::clone(shared),
+    };
+    made.buses.push((bus, terms));
     made.supervisors.push(BusSupervisor {
         config: config.clone(),
         servos,

@@ -1,6 +1,6 @@
 //! A bus: one SCHED_FIFO thread that sends the newest goals and reads the newest samples.
 //!
-//! rt-safe after [`BusLoop::run`] has reported its bring-up. One cycle is one sync-write and one
+//! rt-safe after its bring-up has been reported (`periodic`). One cycle is one sync-write and one
 //! sync-read, bounded by the response timeout. A missing or damaged reply costs that servo's
 //! sample and a count; nothing stops the loop. The cycle keeps the period of the fastest control
 //! loop it serves as long as the wire is fast enough, and skips like it when it is not.
@@ -15,7 +15,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::SyncSender;
 
 use kairo_hal::SerialBus;
 use kairo_hal::feetech::registers::{
@@ -27,25 +26,16 @@ use kairo_hal::feetech::{
 use kairo_hal::line::BusError;
 use kairo_link::MonoNs;
 use kairo_link::abi::MAX_JOINTS;
-use kairo_link::control::BringupCheck;
-use kairo_link::stats::{BusStats, Stats, add};
+use kairo_link::stats::{BusStats, PeriodStats, Stats, add};
 
-use crate::bringup::thread::{ThreadPlan, enter, read_back};
 use crate::exchange::{BusSide, Feedback, Goals};
-use crate::guard;
-use crate::pace::sleep_until;
-use crate::purity::Purity;
-use crate::schedule::Schedule;
+use crate::periodic::{Period, Periodic};
 use crate::servo_map::ServoMap;
-use crate::shared::{Decision, Shared};
+use crate::shared::Shared;
 
 /// A connected bus, on its way between the supervisor and the bus thread.
 pub type Line = Box<ServoBus<SerialBus>>;
 
-/// Cycles before the read-back; see the control loop's.
-const WARM_UP_CYCLES: u64 = 50;
-/// Thread counters are read every this many cycles.
-const PURITY_CYCLES: u64 = 32;
 /// A torque switch is a sync-write, which nobody acknowledges: it is sent this often.
 const TORQUE_REPEATS: u8 = 3;
 /// Goals are not acknowledged either, and a servo switched on with an old goal jumps to it: this
@@ -108,12 +98,8 @@ impl BusSeat {
 /// What a bus thread is made of.
 #[derive(Debug)]
 pub struct BusParts {
-    /// Its thread.
-    pub plan: ThreadPlan,
     /// Its index in the statistics.
     pub index: usize,
-    /// Period of the fastest loop it serves.
-    pub period_ns: u64,
     /// How long a read may take.
     pub response_timeout_ns: u64,
     /// Cycles without any reply after which the bus is lost.
@@ -146,6 +132,8 @@ pub struct BusLoop {
     samples: [ServoSample; MAX_SERVOS],
     counted: [ServoCounters; MAX_SERVOS],
     counted_garbage: u64,
+    /// Cycles run since the loops have ended.
+    last_cycles: u8,
 }
 
 impl BusLoop {
@@ -161,67 +149,16 @@ impl BusLoop {
             samples: [ServoSample::default(); MAX_SERVOS],
             counted: [ServoCounters::default(); MAX_SERVOS],
             counted_garbage: 0,
+            last_cycles: 0,
         }
-    }
-
-    /// Runs until the control loops have ended, and returns itself so that an ordinary thread drops
-    /// it, line and all. The thread's bring-up is sent through `report` once.
-    pub fn run(mut self, report: SyncSender<Vec<BringupCheck>>) -> Self {
-        enter(&self.parts.plan);
-        self.warm_up(report);
-        let mut schedule = Schedule::starting_after(MonoNs::now(), self.parts.period_ns);
-        // Bounded by the main thread, which decides as soon as every thread has reported.
-        while self.parts.shared.decision() == Decision::Pending && !self.parts.shared.is_stopping()
-        {
-            self.period(&mut schedule);
-        }
-        let purity = Purity::of_this_thread();
-        self.own_stats().cycles.store(0, Ordering::Relaxed);
-        guard::count_this_thread();
-        let mut rounds: u64 = 0;
-        while !self.parts.shared.loops_are_done() {
-            self.period(&mut schedule);
-            rounds += 1;
-            if rounds.is_multiple_of(PURITY_CYCLES) {
-                purity.publish(&self.own_stats().thread);
-            }
-        }
-        // The loops' last goals: rest, and torque off where that is the safe action.
-        for _ in 0..TORQUE_REPEATS {
-            self.period(&mut schedule);
-        }
-        purity.publish(&self.own_stats().thread);
-        self
     }
 
     fn own_stats(&self) -> &BusStats {
         &self.parts.stats.block().buses[self.parts.index]
     }
 
-    fn warm_up(&mut self, report: SyncSender<Vec<BringupCheck>>) {
-        let mut schedule = Schedule::starting_after(MonoNs::now(), self.parts.period_ns);
-        let mut halfway = Purity::default();
-        for cycle in 0..WARM_UP_CYCLES {
-            if cycle == WARM_UP_CYCLES / 2 {
-                halfway = Purity::of_this_thread();
-            }
-            self.period(&mut schedule);
-        }
-        let end = Purity::of_this_thread();
-        let faults =
-            end.minor_faults + end.major_faults - halfway.minor_faults - halfway.major_faults;
-        let thread = nix::unistd::gettid().as_raw();
-        self.own_stats()
-            .thread
-            .tid
-            .store(u64::try_from(thread).unwrap_or(0), Ordering::Relaxed);
-        // The receiver waits for exactly one report from each thread, or is gone with the daemon.
-        let _ = report.send(read_back(&self.parts.plan, faults));
-    }
-
-    fn period(&mut self, schedule: &mut Schedule) {
-        sleep_until(schedule.planned());
-        schedule.begin();
+    /// One cycle, if there is a line.
+    fn period(&mut self) {
         if self.line.is_none()
             && let Ok(line) = self.parts.incoming.pop()
         {
@@ -233,7 +170,6 @@ impl BusLoop {
                 Err(Lost) => self.lose(line),
             }
         }
-        schedule.finish(MonoNs::now());
     }
 
     fn adopt(&mut self, line: Line) {
@@ -422,6 +358,35 @@ impl BusLoop {
             }
             seat.link.feedback.publish(&seat.feedback);
         }
+    }
+}
+
+impl Periodic for BusLoop {
+    fn account(&self) -> &PeriodStats {
+        &self.own_stats().periods
+    }
+
+    /// A bus is read before anything is decided too; it writes only what a loop that is armed
+    /// wants written.
+    fn rehearse(&mut self, _period: Period) {
+        self.period();
+    }
+
+    fn decided(&mut self, _now: MonoNs, _armed: bool) {
+        self.own_stats().cycles.store(0, Ordering::Relaxed);
+    }
+
+    fn run(&mut self, _period: Period) {
+        // Asked before the cycle: what the loops wanted last is there, and goes out with it.
+        if self.parts.shared.loops_are_done() {
+            self.last_cycles += 1;
+        }
+        self.period();
+    }
+
+    /// Whether the loops' last goals are out: rest, and torque off where that is the safe action.
+    fn is_finished(&self) -> bool {
+        self.last_cycles >= TORQUE_REPEATS
     }
 }
 

@@ -37,6 +37,7 @@ use crate::config::RobotConfig;
 use crate::control_loop::ControlLoop;
 use crate::journal::note;
 use crate::link_server::{EpochCounter, LinkServer, ListenError, Listener};
+use crate::periodic::{self, Periodic, Terms};
 use crate::sd_notify::Notifier;
 use crate::shared::Shared;
 use crate::wake::Wake;
@@ -129,7 +130,7 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     let made = assemble(robot, &stats, &bell, &shared);
     let listener = Listener::bind(&options.run_dir.join("rt.sock"), options.agent_uid)?;
     let (buses, loops, checks) =
-        start_real_time(robot, made.buses, made.loops).inspect_err(|_| shared.stop())?;
+        start_real_time(made.buses, made.loops).inspect_err(|_| shared.stop())?;
     bringup.extend(checks);
 
     let armed = decide(&bringup, robot.strict, &stats, &shared);
@@ -250,37 +251,36 @@ fn ordinary_main(mask: &BTreeSet<usize>) -> BringupCheck {
 
 /// Starts the real-time threads and waits for what they read back of themselves.
 fn start_real_time(
-    robot: &RobotConfig,
-    buses: Vec<BusLoop>,
-    loops: Vec<ControlLoop>,
+    buses: Vec<(BusLoop, Terms)>,
+    loops: Vec<(ControlLoop, Terms)>,
 ) -> Result<RealTimeThreads, DaemonError> {
     let count = loops.len() + buses.len();
     let (report, reports) = sync_channel(count);
     let mut bus_threads = Vec::new();
-    for (bus, config) in buses.into_iter().zip(&robot.buses) {
-        bus_threads.push(real_time(&config.name, &report, |report| bus.run(report))?);
+    for (bus, terms) in buses {
+        bus_threads.push(real_time(bus, terms, &report)?);
     }
     let mut loop_threads = Vec::new();
-    for (control_loop, config) in loops.into_iter().zip(&robot.loops) {
-        let body = |report| control_loop.run(report);
-        loop_threads.push(real_time(&config.name, &report, body)?);
+    for (control_loop, terms) in loops {
+        loop_threads.push(real_time(control_loop, terms, &report)?);
     }
     Ok((bus_threads, loop_threads, collect(&reports, count)?))
 }
 
-fn real_time<T: Send + 'static>(
-    name: &str,
+fn real_time<P: Periodic + Send + 'static>(
+    work: P,
+    terms: Terms,
     report: &SyncSender<Vec<BringupCheck>>,
-    body: impl FnOnce(SyncSender<Vec<BringupCheck>>) -> T + Send + 'static,
-) -> Result<Worker<T>, DaemonError> {
+) -> Result<Worker<P>, DaemonError> {
     let report = report.clone();
-    let builder = Builder::new().name(name.to_owned()).stack_size(STACK_BYTES);
-    let thread = builder.spawn(move || body(report));
+    let name = terms.plan.name.clone();
+    let builder = Builder::new().name(name.clone()).stack_size(STACK_BYTES);
+    let thread = builder.spawn(move || periodic::run(work, &terms, &report));
     let thread = thread.map_err(|source| DaemonError::Spawn {
-        name: name.to_owned(),
+        name: name.clone(),
         source,
     })?;
-    Ok((name.to_owned(), thread))
+    Ok((name, thread))
 }
 
 fn ordinary(

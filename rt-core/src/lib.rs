@@ -6,7 +6,8 @@
 //! - **Pure**, tested without a thread or a clock: [`lease`] (is this command good), [`motion`]
 //!   (how does a setpoint move), [`schedule`] (which periods ran), [`device`] (what state is the
 //!   arm in), [`config`].
-//! - **Real-time threads**: [`control_loop`] and [`bus_loop`], which meet in [`exchange`].
+//! - **Real-time threads**: [`control_loop`] and [`bus_loop`], which meet in [`exchange`];
+//!   both are lived by [`periodic`].
 //! - **Ordinary threads**: [`bus_supervisor`] opens and closes ports, [`link_server`] serves the
 //!   agent plane, and [`daemon`] puts it all together and watches.
 //! - **Proof**: [`bringup`] reads back what the kernel granted, [`guard`] and [`purity`] count
@@ -36,6 +37,7 @@ pub mod link_server;
 pub mod motion;
 pub mod order;
 pub mod pace;
+pub mod periodic;
 pub mod purity;
 pub mod schedule;
 pub mod sd_notify;

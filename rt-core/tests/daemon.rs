@@ -23,7 +23,7 @@ const NEAR_RAD: f64 = 0.02;
 /// After arming, no real-time thread touched the heap, and the account of periods is exact.
 fn assert_pure(plane: &AgentPlane) {
     let block = plane.stats.block();
-    let control_loop = &block.loops[0];
+    let control_loop = &block.loops[0].periods;
     eventually("a consistent look at the account of periods", || {
         let ticks = control_loop.ticks.load(Ordering::Relaxed);
         let newest = control_loop.newest_planned_ns.load(Ordering::Relaxed);
@@ -40,7 +40,11 @@ fn assert_pure(plane: &AgentPlane) {
         "the loop allocated"
     );
     assert_eq!(
-        block.buses[0].thread.allocations.load(Ordering::Relaxed),
+        block.buses[0]
+            .periods
+            .thread
+            .allocations
+            .load(Ordering::Relaxed),
         0,
         "the bus allocated"
     );
@@ -101,7 +105,11 @@ fn an_expired_command_takes_the_safe_action_within_two_periods() {
     let safe = plane.wait_for_phase(Phase::Safe);
     assert_eq!(safe.cause, Cause::CommandExpired as u32);
     // By kairo-rt's own clock, apart from how late this machine woke it.
-    let late = plane.stats.block().loops[0].lateness.snapshot().max_ns;
+    let late = plane.stats.block().loops[0]
+        .periods
+        .lateness
+        .snapshot()
+        .max_ns;
     let after = safe
         .phase_since_ns
         .checked_sub(expires)
@@ -158,7 +166,7 @@ fn a_dead_agent_plane_ends_its_lease_and_the_next_one_gets_a_newer_epoch() {
     assert_eq!(next.verdict(&old), Verdict::StaleEpoch);
     plane.stream(&mut next, HOME, |state| has_arrived(state, &HOME, NEAR_RAD));
     // The statistics are one segment for the daemon's life: the loop never restarted.
-    assert!(stats.block().loops[0].ticks.load(Ordering::Relaxed) > safe.tick);
+    assert!(stats.block().loops[0].periods.ticks.load(Ordering::Relaxed) > safe.tick);
     assert_pure(&plane);
 }
 

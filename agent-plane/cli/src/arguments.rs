@@ -41,6 +41,12 @@ pub enum Command {
         #[command(subcommand)]
         command: RtCommand,
     },
+    /// Shows and simulates what the robot does when things go wrong. Needs no running system.
+    Failsafe {
+        /// The verb.
+        #[command(subcommand)]
+        command: FailsafeCommand,
+    },
     /// Calls any method of the kernel and prints its result.
     Call {
         /// The method, such as device.list; kernel.introspect lists all.
@@ -138,6 +144,45 @@ pub struct EventOptions {
     /// Stop after so many events.
     #[arg(long)]
     pub count: Option<u64>,
+}
+
+/// Verbs of `failsafe`.
+#[derive(Debug, Subcommand)]
+pub enum FailsafeCommand {
+    /// Lists the causes with their actions, clear conditions and takeover rules.
+    List(FailsafeListOptions),
+    /// Runs the failsafe machine over a timeline and shows what it decides, and why.
+    ///
+    /// Without --at, moments are read from standard input, one a line.
+    Simulate(SimulateOptions),
+}
+
+/// Options of `failsafe list`.
+#[derive(Debug, Args)]
+pub struct FailsafeListOptions {
+    /// Use the rules of this robot.toml.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print the tables of docs/reference/failsafe.md.
+    #[arg(long)]
+    pub markdown: bool,
+}
+
+/// Options of `failsafe simulate`.
+#[derive(Debug, Args)]
+pub struct SimulateOptions {
+    /// Use the rules of this robot.toml.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Begin as the robot does, with the e-stop latched.
+    #[arg(long)]
+    pub from_start: bool,
+    /// What happens when: `--at 0ms cause=agent-gone --at 1s clear=agent-gone takeover=operator`.
+    ///
+    /// Events: cause=NAME, clear=NAME, lease, reset, reset=down, reset=up, takeover=agent,
+    /// takeover=operator, defer=on, defer=off.
+    #[arg(long, value_names = ["TIME", "EVENT"], num_args = 2..)]
+    pub at: Vec<String>,
 }
 
 /// Verbs of `rt`.

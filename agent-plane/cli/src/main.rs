@@ -9,6 +9,7 @@ mod arguments;
 mod call;
 mod device;
 mod events;
+mod failsafe;
 mod failure;
 mod plot;
 mod rt;
@@ -20,7 +21,7 @@ use clap::Parser;
 use kairo_wire::Client;
 use kairo_wire::endpoint::Endpoint;
 
-use crate::arguments::{Arguments, Command, DeviceCommand, RtCommand};
+use crate::arguments::{Arguments, Command, DeviceCommand, FailsafeCommand, RtCommand};
 use crate::failure::Failure;
 use crate::terminal::Terminal;
 
@@ -40,6 +41,12 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
+    if let Command::Failsafe { command } = &arguments.command {
+        return match command {
+            FailsafeCommand::List(options) => failsafe::list(terminal, options),
+            FailsafeCommand::Simulate(options) => failsafe::simulate(terminal, options),
+        };
+    }
     let endpoint = match &arguments.socket {
         Some(text) => Endpoint::parse(text).map_err(kairo_wire::ClientError::from)?,
         None => Endpoint::from_environment().map_err(kairo_wire::ClientError::from)?,
@@ -60,6 +67,8 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
             DeviceCommand::Send(options) => send::send(&mut session, terminal, options),
             DeviceCommand::Watch(options) => device::watch(&mut session, terminal, options),
         },
+        // Needs no kernel, and was done above.
+        Command::Failsafe { .. } => Ok(()),
         Command::Rt { command } => match command {
             RtCommand::Status => rt::status(&mut session, terminal),
             RtCommand::Histogram(options) => rt::histogram(&mut session, terminal, options),

@@ -464,3 +464,48 @@ fn help_begins_with_a_sentence() {
         assert!(output.status.success());
     }
 }
+
+#[test]
+fn a_timeline_is_simulated_without_a_kernel() {
+    let nowhere = tempfile::tempdir().unwrap();
+    let timeline = [
+        "failsafe",
+        "simulate",
+        "--from-start",
+        "--at",
+        "1s",
+        "reset",
+        "--at",
+        "2s",
+        "cause=low-battery",
+        "--at",
+        "9s",
+        "takeover=operator",
+    ];
+    let output = kairo(nowhere.path(), &timeline);
+    golden("failsafe_simulate", &output, 0);
+    let json = kairo(nowhere.path(), &[&["--json"], &timeline[..]].concat());
+    let page: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(page["rows"][0]["cleared"], json!(["estop"]));
+    assert_eq!(
+        page["rows"][2]["t_ms"], 7000,
+        "the escalation comes by itself"
+    );
+}
+
+#[test]
+fn a_timeline_that_means_nothing_is_wrong_usage() {
+    let nowhere = tempfile::tempdir().unwrap();
+    for wrong in [
+        ["0ms", "cause=estopp"],
+        ["soon", "reset"],
+        ["1s", "takeover=me"],
+    ] {
+        let arguments = [&["failsafe", "simulate", "--at"], &wrong[..]].concat();
+        assert_eq!(
+            kairo(nowhere.path(), &arguments).status.code(),
+            Some(2),
+            "{wrong:?}"
+        );
+    }
+}

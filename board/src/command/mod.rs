@@ -1,6 +1,7 @@
 //! The subcommands of `cargo xtask`: arguments, output and exit status; the work is in the
 //! library.
 
+pub mod bench;
 pub mod demo;
 pub mod image;
 pub mod kernel;

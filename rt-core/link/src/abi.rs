@@ -146,20 +146,18 @@ wire_enum! {
         FeedbackStale = 8 "feedback_stale",
         /// kairo-rt is shutting down.
         ShuttingDown = 9 "shutting_down",
+        /// The loop missed a period, and its overrun policy is to stop.
+        LoopOverrun = 10 "loop_overrun",
         /// A joint did not follow its setpoint: jammed, blocked, or too weak. Latched.
         /// `value`, `limit` in rad.
-        FollowingError = 10 "following_error",
+        FollowingError = 11 "following_error",
         /// A servo reports overload, overcurrent, overheating or a broken sensor. Latched. `value`
         /// is the servo's status bits.
-        ServoFault = 11 "servo_fault",
+        ServoFault = 12 "servo_fault",
         /// A servo switched its torque off again and again. Latched. `value`, `limit` count.
-        TorqueLost = 12 "torque_lost",
+        TorqueLost = 13 "torque_lost",
         /// The emergency stop is in force.
-        EmergencyStop = 13 "emergency_stop",
-        /// The failsafe machine decided so.
-        Failsafe = 14 "failsafe",
-        /// A block that drives the device failed: it gave no number, or panicked.
-        BlockFailed = 15 "block_failed",
+        EmergencyStop = 14 "emergency_stop",
     }
 }
 
@@ -208,7 +206,8 @@ pub struct Reply {
     pub expires_ns: u64,
     /// A [`Verdict`].
     pub verdict: u32,
-    /// A [`Cause`]; other than `None` only in a notice.
+    /// A [`Cause`]; other than `None` in a notice, and with the verdicts `Faulted` and
+    /// `Inhibited`.
     pub cause: u32,
     /// The joint a limit verdict speaks of.
     pub joint: u32,

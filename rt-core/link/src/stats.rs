@@ -11,9 +11,9 @@ use crate::histogram::Histogram;
 use crate::segment::Segment;
 
 /// Control loops a kairo-rt can have.
-pub const MAX_LOOPS: usize = 4;
+pub const MAX_LOOPS: usize = 8;
 /// Buses a kairo-rt can have.
-pub const MAX_BUSES: usize = 4;
+pub const MAX_BUSES: usize = 8;
 /// Servos on one bus.
 pub const MAX_SERVOS: usize = 16;
 
@@ -33,19 +33,40 @@ pub struct ThreadStats {
     pub allocations: AtomicU64,
     /// Kernel thread id; zero until the thread runs.
     pub tid: AtomicU64,
+    /// Periods during which a page fault came.
+    pub faulted_periods: AtomicU64,
+    /// Periods during which somebody else was run instead.
+    pub preempted_periods: AtomicU64,
+    /// Periods that waited for something besides their planned time.
+    pub blocked_periods: AtomicU64,
+    /// System calls made within a period although it is traced; zero when it is not.
+    pub traced_calls: AtomicU64,
+    /// Number of the first of them.
+    pub first_call_number: AtomicU64,
+    /// The instruction that made it, as an offset into the program.
+    pub first_call_offset: AtomicU64,
+    /// The period that made it.
+    pub first_call_tick: AtomicU64,
 }
 
-/// One control loop.
+/// The account of one periodic thread, the same for loops and buses.
 #[derive(Debug, Default)]
 #[repr(C)]
-pub struct LoopStats {
+pub struct PeriodStats {
     /// Configured period, ns; zero in an unused entry.
     pub period_ns: AtomicU64,
-    /// Ticks run since arming.
+    /// What one period may cost, ns.
+    pub budget_ns: AtomicU64,
+    /// Periods run since arming.
     pub ticks: AtomicU64,
     /// Periods skipped since arming.
     pub skipped: AtomicU64,
-    /// First planned time, CLOCK_MONOTONIC ns. `(newest - first) / period + 1 = ticks + skipped`.
+    /// Of the ticks, those run back to back to catch up.
+    pub caught_up: AtomicU64,
+    /// By how much the planned times were moved, ns.
+    pub shifted_ns: AtomicU64,
+    /// First planned time, CLOCK_MONOTONIC ns.
+    /// `(newest - first - shifted) / period + 1 = ticks + skipped`.
     pub first_planned_ns: AtomicU64,
     /// Newest planned time, CLOCK_MONOTONIC ns.
     pub newest_planned_ns: AtomicU64,
@@ -53,14 +74,29 @@ pub struct LoopStats {
     pub identity_broken: AtomicU64,
     /// Overruns because the wake-up came late.
     pub overruns_late_wake: AtomicU64,
-    /// Overruns because the tick itself ran long.
+    /// Overruns because the period itself ran longer than its budget.
     pub overruns_long_execution: AtomicU64,
+    /// Periods that cost more than their budget, overrun or not.
+    pub over_budget: AtomicU64,
     /// The thread.
     pub thread: ThreadStats,
     /// Wake-up time minus planned time.
     pub lateness: Histogram,
-    /// Duration of the tick.
+    /// Duration of the period's work.
     pub execution: Histogram,
+}
+
+/// One control loop.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct LoopStats {
+    /// Its periods.
+    pub periods: PeriodStats,
+    /// Periods in a row beyond the first in which a bus that is up brought nothing new: it is
+    /// slower than the loop.
+    pub overruns_bus: AtomicU64,
+    /// Times the overrun policy `stop` made the devices safe.
+    pub stops: AtomicU64,
     /// Age of a command when it was accepted.
     pub command_age: Histogram,
 }
@@ -93,8 +129,8 @@ pub struct BusStats {
     pub losses: AtomicU64,
     /// Received bytes that belonged to no packet.
     pub garbage_bytes: AtomicU64,
-    /// The thread.
-    pub thread: ThreadStats,
+    /// Its periods.
+    pub periods: PeriodStats,
     /// From the first byte sent to the last reply of a cycle.
     pub round_trip: Histogram,
     /// The servos, in configuration order.
@@ -162,10 +198,10 @@ mod tests {
     fn what_the_owner_records_the_reader_sees() {
         let segment = Segment::in_heap(Kind::Stats, PAYLOAD_WORDS, 0, 1);
         let stats = Stats::new(segment);
-        stats.block().loops[2].lateness.record(1500);
+        stats.block().loops[2].periods.lateness.record(1500);
         add(&stats.block().buses[3].servos[15].timeouts, 4);
         let other = stats.clone();
-        assert_eq!(other.block().loops[2].lateness.snapshot().count, 1);
+        assert_eq!(other.block().loops[2].periods.lateness.snapshot().count, 1);
         assert_eq!(
             other.block().buses[3].servos[15]
                 .timeouts

@@ -10,6 +10,7 @@
 
 mod check;
 mod diagnostic;
+mod safety;
 mod schema;
 mod table;
 
@@ -17,6 +18,9 @@ use std::path::Path;
 
 pub use check::{BusTraffic, traffic_of};
 pub use diagnostic::{ConfigError, Diagnostic};
+pub use safety::{
+    Bias, ChargePumpConfig, ESTOP_INPUTS_MAX, EstopConfig, FailsafeConfig, LineAddress, LineConfig,
+};
 
 /// A whole robot.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +35,21 @@ pub struct RobotConfig {
     pub loops: Vec<LoopConfig>,
     /// The devices.
     pub devices: Vec<DeviceConfig>,
+    /// What to do when things go wrong.
+    pub failsafe: FailsafeConfig,
+    /// Where e-stops come from.
+    pub estop: EstopConfig,
+}
+
+impl RobotConfig {
+    /// The period of a bus's thread: that of the fastest loop it serves, µs.
+    pub fn bus_period_us(&self, bus: usize) -> u64 {
+        /// A bus without devices has nothing to do; it idles at 100 Hz.
+        const IDLE_US: u64 = 10_000;
+        let served = self.devices.iter().filter(|device| device.bus == bus);
+        let periods = served.map(|device| self.loops[device.control_loop].period_us);
+        periods.min().unwrap_or(IDLE_US)
+    }
 }
 
 /// A servo bus.
@@ -50,6 +69,9 @@ pub struct BusConfig {
     pub response_timeout_us: u64,
     /// Cycles in a row without any reply after which the bus counts as lost.
     pub lost_after_cycles: u32,
+    /// What one cycle may cost the core, waiting for the wire not counted; a tenth of the period
+    /// when absent.
+    pub budget_us: Option<u64>,
 }
 
 /// A control loop.
@@ -65,6 +87,10 @@ pub struct LoopConfig {
     pub core: Option<usize>,
     /// What happens to periods that were missed.
     pub overrun: OverrunPolicy,
+    /// Where in the period the planned times lie: `planned mod period`.
+    pub phase_us: u64,
+    /// What one tick may cost.
+    pub budget_us: u64,
 }
 
 /// What a loop does about periods it could not run in time.
@@ -72,6 +98,16 @@ pub struct LoopConfig {
 pub enum OverrunPolicy {
     /// Leave them out and count them; go on at the next planned time.
     Skip,
+    /// Make up for them back to back, at most so many in a row; leave the rest out.
+    Burst {
+        /// Most periods in a row that are made up for.
+        most: u32,
+    },
+    /// Leave them out, and move all planned times so that the next tick is a whole period after
+    /// the late one.
+    Realign,
+    /// Leave them out, and take the safe action of every device of the loop.
+    Stop,
 }
 
 /// What a device does when nobody commands it any more.

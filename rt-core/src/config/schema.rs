@@ -15,16 +15,18 @@ use super::diagnostic::{Problems, nearest};
 use super::table::{Located, TableReader};
 use super::{
     BusConfig, DeviceConfig, JointConfig, LoopConfig, OverrunPolicy, RobotConfig, SafeAction,
-    ServoGains, check,
+    ServoGains, check, safety,
 };
 
 /// Priorities the daemon may use: below 95, so that the kernel's own threads at 99 (migration,
 /// watchdog) and a rescue shell keep the last word.
-const PRIORITY: std::ops::RangeInclusive<i64> = 1..=94;
+pub(super) const PRIORITY: std::ops::RangeInclusive<i64> = 1..=94;
 /// Longest time a joint may need to stop, s. Half of the patience of kairo-rt's shutdown.
 const STOP_MAX_S: f64 = 5.0;
+/// A tick may cost this part of its period where the file does not say how much.
+const BUDGET_PARTS: i64 = 4;
 /// Cores a machine can have, as far as a mask goes.
-const CORE: std::ops::RangeInclusive<i64> = 0..=1023;
+pub(super) const CORE: std::ops::RangeInclusive<i64> = 0..=1023;
 
 /// A table with what is needed to report problems about it later.
 pub(super) struct Section<T> {
@@ -72,6 +74,10 @@ pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfi
         .into_iter()
         .filter_map(|table| read_device(table, &buses, &loops, problems))
         .collect();
+    let complete = devices.iter().filter_map(|section| section.value.as_ref());
+    let known: Vec<&DeviceConfig> = complete.map(|located| &located.device).collect();
+    let failsafe = safety::read_failsafe(&mut file, &known, problems);
+    let estop = safety::read_estop(&mut file, problems);
     file.finish(problems);
     check::names(&buses, problems);
     check::names(&loops, problems);
@@ -89,6 +95,8 @@ pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfi
             .into_iter()
             .map(|located| located.device)
             .collect(),
+        failsafe: failsafe?,
+        estop: estop?,
     })
 }
 
@@ -112,6 +120,12 @@ fn read_bus(mut table: TableReader<'_>, problems: &mut Problems<'_>) -> Option<S
     let core = read_core(&mut table, problems);
     let timeout = table.integer(problems, "response_timeout_us", 200..=200_000, Some(12_000));
     let lost = table.integer(problems, "lost_after_cycles", 2..=10_000, Some(25));
+    let budget = match table.has("budget_us") {
+        true => table
+            .integer(problems, "budget_us", 1..=100_000, None)
+            .map(Some),
+        false => Some(None),
+    };
     let key = table.path_of("name");
     table.finish(problems);
     let name = name?;
@@ -125,6 +139,7 @@ fn read_bus(mut table: TableReader<'_>, problems: &mut Problems<'_>) -> Option<S
             core: core?,
             response_timeout_us: u64::try_from(timeout?.value).ok()?,
             lost_after_cycles: u32::try_from(lost?.value).ok()?,
+            budget_us: budget?.map(|budget| budget.value.unsigned_abs()),
         })
     };
     Some(Section {
@@ -142,7 +157,12 @@ fn read_loop(
     let period = table.integer(problems, "period_us", 500..=100_000, None);
     let priority = table.integer(problems, "priority", PRIORITY, None);
     let core = read_core(&mut table, problems);
-    let overrun = table.choice(problems, "overrun", &[("skip", OverrunPolicy::Skip)]);
+    let overrun = read_overrun(&mut table, problems);
+    // Both lie within the period; without one, any period is long enough for the message.
+    let longest_us = period.as_ref().map_or(100_000, |period| period.value);
+    let phase = table.integer(problems, "phase_us", 0..=longest_us - 1, Some(0));
+    let share = Some(longest_us / BUDGET_PARTS);
+    let budget = table.integer(problems, "budget_us", 1..=longest_us, share);
     let key = table.path_of("name");
     table.finish(problems);
     let name = name?;
@@ -153,12 +173,39 @@ fn read_loop(
             priority: u8::try_from(priority?.value).ok()?,
             core: core?,
             overrun: overrun?,
+            phase_us: u64::try_from(phase?.value).ok()?,
+            budget_us: u64::try_from(budget?.value).ok()?,
         })
     };
     Some(Section {
         key,
         value: complete(),
         name,
+    })
+}
+
+/// The overrun policy, with the cap that `burst` has and nothing else.
+fn read_overrun(table: &mut TableReader<'_>, problems: &mut Problems<'_>) -> Option<OverrunPolicy> {
+    let burst = OverrunPolicy::Burst { most: 1 };
+    let choices = [
+        ("skip", OverrunPolicy::Skip),
+        ("burst", burst),
+        ("realign", OverrunPolicy::Realign),
+        ("stop", OverrunPolicy::Stop),
+    ];
+    let policy = table.choice(problems, "overrun", &choices);
+    let capped = table.has("burst_max");
+    if policy != Some(burst) {
+        if capped && policy.is_some() {
+            let fix = "remove it, or write overrun = \"burst\"";
+            let key = table.path_of("burst_max");
+            problems.add(table.span(), key, "belongs to the policy burst", fix);
+        }
+        return policy;
+    }
+    let most = table.integer(problems, "burst_max", 1..=100, None)?;
+    Some(OverrunPolicy::Burst {
+        most: u32::try_from(most.value).ok()?,
     })
 }
 

@@ -210,7 +210,7 @@ fn a_missing_file_says_how_to_name_one() {
 #[test]
 fn the_reference_documents_every_key() {
     // Keys are the quoted names after `problems, `, and in `read_reference(&mut table, `.
-    let schema = include_str!("schema.rs");
+    let schema = concat!(include_str!("schema.rs"), include_str!("safety.rs"));
     let keys = schema
         .split("problems, \"")
         .chain(schema.split("&mut table, \""))
@@ -225,6 +225,101 @@ fn the_reference_documents_every_key() {
             assert!(found, "`{key}` is not in docs/reference/robot-toml.md");
         }
     }
+}
+
+/// The SO-101 file with more at its end.
+fn so101_and(text: &str) -> Result<RobotConfig, ConfigError> {
+    check(&format!("{SO101}\n{text}"))
+}
+
+/// The problems of the SO-101 file with more at its end.
+fn problems_with(text: &str) -> String {
+    so101_and(text).expect_err("it is wrong").to_string()
+}
+
+#[test]
+fn a_robot_changes_what_a_cause_does_part_by_part() {
+    let own = kairo_failsafe::Rules::default();
+    let robot = so101_and(
+        "[failsafe]\ndefer_max_ms = 9\n[failsafe.agent_gone]\naction = \"torque-off\"\n\
+         hold_first_ms = 300\n[failsafe.low_battery]\naction = \"warn\"",
+    );
+    let rules = robot
+        .unwrap_or_else(|error| panic!("{error}"))
+        .failsafe
+        .rules;
+    assert_eq!(rules.defer_max_ms(), 9);
+    let changed = kairo_failsafe::Rule {
+        action: kairo_failsafe::Action::TorqueOff,
+        hold_first_ms: 300,
+        ..*own.of(kairo_failsafe::Cause::AgentGone)
+    };
+    assert_eq!(*rules.of(kairo_failsafe::Cause::AgentGone), changed);
+    let milder = rules.of(kairo_failsafe::Cause::LowBattery);
+    assert_eq!(milder.hold_first_ms, 0, "nothing is left to delay");
+}
+
+#[test]
+fn rules_that_no_device_can_keep_are_refused() {
+    for (text, said) in [
+        ("[failsafe.agent_gon]\n", "did you mean `agent_gone`?"),
+        (
+            "[failsafe.agent_gone]\naction = \"land\"",
+            "device \"arm\" cannot land",
+        ),
+        (
+            "[failsafe.agent_gone]\nhold_first_ms = 60001",
+            "60001 is out of range",
+        ),
+        (
+            "[failsafe.agent_gone]\naction = \"hold\"\nhold_first_ms = 5",
+            "nothing to delay",
+        ),
+        (
+            "[failsafe.estop]\nclear = \"when-gone\"",
+            "only the action of estop can be changed",
+        ),
+        (
+            "[failsafe.estop]\naction = \"warn\"",
+            "warn does not stop the device",
+        ),
+    ] {
+        let problems = problems_with(text);
+        assert!(problems.contains(said), "{said:?} is not in {problems}");
+    }
+}
+
+#[test]
+fn an_estop_is_latched_at_the_start_unless_a_reason_is_given() {
+    let robot = so101_and("").expect("it is valid");
+    assert!(robot.estop.latched_at_start && !robot.estop.clear_over_ipc);
+    let problems = problems_with("[estop]\nlatched_at_start = false");
+    assert!(
+        problems.contains("`estop.not_latched_because`: is missing"),
+        "{problems}"
+    );
+    let text = "[estop]\nlatched_at_start = false\nnot_latched_because = \"a demo\"";
+    assert!(!so101_and(text).expect("it is valid").estop.latched_at_start);
+}
+
+#[test]
+fn a_broken_wire_must_not_look_good_nor_reset() {
+    let good = "[[estop.input]]\nline = \"estop\"\nbias = \"pull-up\"\n\
+                [estop.reset]\nchip = \"gpio-sim\"\noffset = 3\nbias = \"pull-up\"";
+    let robot = so101_and(good).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(robot.estop.inputs[0].name, "estop");
+    let at = super::LineAddress::At {
+        chip: "gpio-sim".into(),
+        offset: 3,
+    };
+    assert_eq!(robot.estop.reset.map(|reset| reset.line), Some(at));
+    let problems = problems_with(&good.replacen("pull-up", "pull-down", 1));
+    assert!(problems.contains("pulls a broken wire to the level that means all is well"));
+    let problems = problems_with(&good.replace("3\nbias = \"pull-up\"", "3\nbias = \"pull-down\""));
+    assert!(
+        problems.contains("pulls a broken wire to the level that resets"),
+        "{problems}"
+    );
 }
 
 proptest::proptest! {

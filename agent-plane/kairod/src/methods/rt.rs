@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use kairo_link::MonoNs;
 use kairo_link::control::{BringupCheck, BusDescription, LoopDescription, Welcome};
 use kairo_link::histogram::{Histogram, Snapshot};
-use kairo_link::stats::{BusStats, LoopStats, ServoStats, StatsBlock, ThreadStats};
+use kairo_link::stats::{BusStats, LoopStats, PeriodStats, ServoStats, StatsBlock, ThreadStats};
 use kairo_wire::{ErrorCode, ErrorInfo};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -91,22 +91,43 @@ struct LoopView {
     priority: u32,
     /// The core it is pinned to; none when not pinned.
     core: Option<u32>,
-    /// Ticks run since arming.
+    #[serde(flatten)]
+    periods: PeriodView,
+    /// Ticks beyond the first in a row to which a bus that is up brought nothing new.
+    overruns_bus: u64,
+    /// Times the overrun policy `stop` made the devices safe.
+    stops: u64,
+    /// Age of commands when accepted.
+    command_age_us: Quantiles,
+}
+
+/// The account of a periodic thread.
+#[derive(Serialize, JsonSchema)]
+struct PeriodView {
+    /// What one period may cost, µs.
+    budget_us: f64,
+    /// Periods run since arming.
     ticks: u64,
     /// Periods skipped since arming.
     skipped: u64,
+    /// Of the ticks, those run late, back to back.
+    caught_up: u64,
+    /// By how much the policy `realign` moved the planned times, µs.
+    shifted_us: f64,
     /// Whether elapsed periods = ticks + skipped has held at every check.
     identity_holds: bool,
+    /// Checks at which it did not: zero, or a bug of kairo-rt.
+    identity_broken: u64,
     /// Overruns because the wake-up came late.
     overruns_late_wake: u64,
-    /// Overruns because the tick ran long.
+    /// Overruns because the period ran longer than its budget.
     overruns_long_execution: u64,
+    /// Periods that cost more than their budget, overrun or not.
+    over_budget: u64,
     /// Wake-up time minus planned time.
     lateness_us: Quantiles,
-    /// Duration of the tick.
+    /// Duration of the period's work.
     execution_us: Quantiles,
-    /// Age of commands when accepted.
-    command_age_us: Quantiles,
     thread: ThreadView,
 }
 
@@ -121,6 +142,12 @@ struct ThreadView {
     involuntary_switches: u64,
     /// Heap allocations.
     allocations: u64,
+    /// Periods during which a page fault came.
+    faulted_periods: u64,
+    /// Periods during which somebody else was run instead.
+    preempted_periods: u64,
+    /// Periods that waited for something besides their planned time; those of a bus always do.
+    blocked_periods: u64,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -139,7 +166,8 @@ struct BusView {
     garbage_bytes: u64,
     /// From the first byte sent to the last reply of a cycle.
     round_trip_us: Quantiles,
-    thread: ThreadView,
+    #[serde(flatten)]
+    periods: PeriodView,
     servos: Vec<ServoView>,
 }
 
@@ -240,14 +268,27 @@ fn loop_view(described: &LoopDescription, stats: &LoopStats) -> LoopView {
         period_us: described.period_us,
         priority: described.priority,
         core: described.core,
+        periods: period_view(&stats.periods),
+        overruns_bus: count(&stats.overruns_bus),
+        stops: count(&stats.stops),
+        command_age_us: (&stats.command_age).into(),
+    }
+}
+
+fn period_view(stats: &PeriodStats) -> PeriodView {
+    PeriodView {
+        budget_us: microseconds(count(&stats.budget_ns)),
         ticks: count(&stats.ticks),
         skipped: count(&stats.skipped),
+        caught_up: count(&stats.caught_up),
+        shifted_us: microseconds(count(&stats.shifted_ns)),
         identity_holds: count(&stats.identity_broken) == 0,
+        identity_broken: count(&stats.identity_broken),
         overruns_late_wake: count(&stats.overruns_late_wake),
         overruns_long_execution: count(&stats.overruns_long_execution),
+        over_budget: count(&stats.over_budget),
         lateness_us: (&stats.lateness).into(),
         execution_us: (&stats.execution).into(),
-        command_age_us: (&stats.command_age).into(),
         thread: thread_view(&stats.thread),
     }
 }
@@ -260,6 +301,9 @@ fn thread_view(stats: &ThreadStats) -> ThreadView {
         voluntary_switches: count(&stats.voluntary_switches),
         involuntary_switches: count(&stats.involuntary_switches),
         allocations: count(&stats.allocations),
+        faulted_periods: count(&stats.faulted_periods),
+        preempted_periods: count(&stats.preempted_periods),
+        blocked_periods: count(&stats.blocked_periods),
     }
 }
 
@@ -280,7 +324,7 @@ fn bus_view(described: &BusDescription, stats: &BusStats) -> BusView {
         losses: count(&stats.losses),
         garbage_bytes: count(&stats.garbage_bytes),
         round_trip_us: (&stats.round_trip).into(),
-        thread: thread_view(&stats.thread),
+        periods: period_view(&stats.periods),
         servos: described
             .servo_ids
             .iter()
@@ -395,13 +439,13 @@ fn loop_histogram(
     let index = choose("loop", &names, params.control_loop.as_deref())?;
     let stats = &block.loops[index];
     let histogram = match kind {
-        KindName::Execution => &stats.execution,
+        KindName::Execution => &stats.periods.execution,
         KindName::CommandAge => &stats.command_age,
-        KindName::Lateness | KindName::RoundTrip => &stats.lateness,
+        KindName::Lateness | KindName::RoundTrip => &stats.periods.lateness,
     };
     let mut view = histogram_view(names[index], kind, &histogram.snapshot());
     view.period_us = Some(welcome.loops[index].period_us);
-    view.skipped = Some(count(&stats.skipped));
+    view.skipped = Some(count(&stats.periods.skipped));
     Ok(view)
 }
 

@@ -145,10 +145,10 @@ impl Plane {
         let stats = Stats::new(stats);
         let block = stats.block();
         add(&block.armed_ns, MonoNs::now().0);
-        add(&block.loops[0].period_ns, 2_000_000);
+        add(&block.loops[0].periods.period_ns, 2_000_000);
         add(&block.buses[0].connected, 1);
         for value in [10_000, 20_000, 90_000] {
-            block.loops[0].lateness.record(value);
+            block.loops[0].periods.lateness.record(value);
             block.buses[0].round_trip.record(value * 10);
         }
         Self {
@@ -336,7 +336,7 @@ impl Plane {
 
     fn tick(&mut self, states: &mut latest::Writer<DeviceState>) {
         let now = MonoNs::now();
-        add(&self.stats.block().loops[0].ticks, 1);
+        add(&self.stats.block().loops[0].periods.ticks, 1);
         self.state.tick += 1;
         self.state.time_ns = now.0;
         if let Some(lease) = &mut self.lease {

@@ -1,0 +1,62 @@
+//! Benchmarks: programs that measure ours beside a control, and one shape for what they found.
+//!
+//! `cargo xtask bench NAME` runs one of [`BENCHES`], prints its marks as a table, writes them as
+//! JSON, and fails when a mark is missed. Benchmarks are no tests: a shared machine is noisy, so
+//! only the comparison of two things measured in turns in one run means anything, and no test's
+//! success hangs on a time. Other measuring commands (`cargo xtask latency`) use [`Report`] too.
+//!
+//! Runs on a developer's machine; allocates and blocks.
+
+pub mod host;
+pub mod mark;
+pub mod report;
+
+pub use mark::{Bound, Control, Mark};
+pub use report::{Report, Run};
+
+use crate::paths::Paths;
+
+/// One benchmark.
+#[derive(Clone, Copy, Debug)]
+pub struct Bench {
+    /// What it is called on the command line and in its report.
+    pub name: &'static str,
+    /// What it measures, in one line.
+    pub summary: &'static str,
+    /// Runs it.
+    pub run: fn(&Paths) -> anyhow::Result<Report>,
+}
+
+/// All benchmarks.
+pub const BENCHES: [Bench; 0] = [];
+
+/// The benchmark called `name`.
+///
+/// # Errors
+/// When there is none, with the names there are.
+pub fn find(name: &str) -> anyhow::Result<&'static Bench> {
+    BENCHES
+        .iter()
+        .find(|bench| bench.name == name)
+        .ok_or_else(|| {
+            let names: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
+            anyhow::anyhow!(
+                "there is no benchmark `{name}`; there are: {}",
+                names.join(", ")
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_benchmark_is_refused_with_the_names_there_are() {
+        let error = find("no-such-bench").unwrap_err().to_string();
+        for bench in &BENCHES {
+            assert!(error.contains(bench.name), "{error}");
+            assert_eq!(find(bench.name).unwrap().name, bench.name);
+        }
+    }
+}
