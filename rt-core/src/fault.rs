@@ -164,7 +164,12 @@ mod tests {
     fn a_joint_that_stays_away_trips_by_sample_time_and_one_that_comes_back_does_not() {
         let mut watch = Watch::default();
         let mut look = |at, position| {
-            watch.sample(0, &sample(at, position, StatusError::NONE), Some(0.0), &LIMIT)
+            watch.sample(
+                0,
+                &sample(at, position, StatusError::NONE),
+                Some(0.0),
+                &LIMIT,
+            )
         };
         assert_eq!(look(1000, 0.4), None);
         assert_eq!(look(1099, -0.5), None);
@@ -193,7 +198,11 @@ mod tests {
         let overload = StatusError::OVERLOAD.union(StatusError::VOLTAGE);
         let mut look = |at, status| watch.sample(1, &sample(at, 0.0, status), Some(0.0), &LIMIT);
         for at in 1..100 {
-            assert_eq!(look(at, StatusError::VOLTAGE), None, "a weak supply is no fault");
+            assert_eq!(
+                look(at, StatusError::VOLTAGE),
+                None,
+                "a weak supply is no fault"
+            );
         }
         assert_eq!(look(200, overload), None);
         assert_eq!(look(201, overload), None);
@@ -203,7 +212,11 @@ mod tests {
         let fault = look(205, overload).expect("three in a row");
         assert_eq!(
             (fault.cause, fault.joint, fault.value),
-            (Cause::ServoFault, 1, f64::from(StatusError::OVERLOAD.bits()))
+            (
+                Cause::ServoFault,
+                1,
+                f64::from(StatusError::OVERLOAD.bits())
+            )
         );
     }
 
@@ -217,7 +230,10 @@ mod tests {
         let later = MonoNs(second + TORQUE_LOSS_WINDOW_NS + 1);
         assert_eq!(watch.torque_losses(later, 2, 0), None, "long ago");
         let fault = watch.torque_losses(later.plus_ns(second), 3, 2);
-        assert_eq!(fault.map(|fault| (fault.cause, fault.joint)), Some((Cause::TorqueLost, 2)));
+        assert_eq!(
+            fault.map(|fault| (fault.cause, fault.joint)),
+            Some((Cause::TorqueLost, 2))
+        );
         watch.reset();
         assert_eq!(watch.torque_losses(later.plus_ns(2 * second), 4, 2), None);
     }

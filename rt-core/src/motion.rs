@@ -236,7 +236,8 @@ pub fn advance(
         return stop(state, limits, step_s);
     }
     let aim = aim.within(limits, pace.velocity_rad_s);
-    let next = if state.coasting(pace.jerk_rad_s3).abs() > limits.velocity_max_rad_s {
+    let fastest = limits.velocity_max_rad_s + ROUNDING;
+    let next = if state.coasting(pace.jerk_rad_s3).abs() > fastest {
         // Speeding up more briskly than this pace could end in time: ease off first.
         let coasting = state.coasting(limits.jerk_max_rad_s3);
         Change::to(coasting, state, &Pace::full(limits)).after(state, step_s)

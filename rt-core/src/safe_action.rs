@@ -77,8 +77,10 @@ impl SafeAction {
                 "a position servo has no idle command; without torque it lets go",
                 "write \"hold\", \"ramp\" or \"torque-off\"",
             )),
-            (_, Position) => Err(("cannot be done by position servos", "write \"hold\"")),
-            (_, Motor) => Err(("cannot be done by motors without position", "write \"idle\"")),
+            (_, Motor) => Err((
+                "cannot be done by motors without position",
+                "write \"idle\"",
+            )),
             (_, Thrust) => Err((
                 "a flying device that stops its motors or keeps its thrust is not safe",
                 "write \"land\"",
@@ -222,7 +224,10 @@ mod tests {
             at_rest: true,
             landed: false,
         };
-        assert_eq!(sequence.step(at(1), Situation::default()), SafeStep::SlowDown);
+        assert_eq!(
+            sequence.step(at(1), Situation::default()),
+            SafeStep::SlowDown
+        );
         assert_eq!(sequence.step(at(2), rest), SafeStep::LetGo);
         assert_eq!(sequence.step(at(3), Situation::default()), SafeStep::LetGo);
     }
@@ -234,7 +239,10 @@ mod tests {
             let fitting = all.iter().filter(|one| action.suits(**one).is_ok());
             assert_eq!(fitting.count(), 1, "{action:?}");
             for (why, fix) in all.iter().filter_map(|one| action.suits(*one).err()) {
-                assert!(!why.is_empty() && fix.starts_with("write \""), "{why}; {fix}");
+                assert!(
+                    !why.is_empty() && fix.starts_with("write \""),
+                    "{why}; {fix}"
+                );
             }
         }
     }

@@ -17,7 +17,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 /// Marks a segment of ours: "KAIROLNK" in ASCII.
 pub const MAGIC: u64 = 0x4B41_4952_4F4C_4E4B;
 /// Version of every layout in this crate. A peer with another version is refused.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 /// Words before the payload: magic, version, kind, payload words, capacity, epoch, two spare.
 /// 16 words are 128 bytes: two cache lines, so the payload shares no line (nor an adjacent
 /// prefetched one) with the header.

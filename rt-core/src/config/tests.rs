@@ -210,7 +210,12 @@ fn a_missing_file_says_how_to_name_one() {
 #[test]
 fn the_reference_documents_every_key() {
     // Keys are the quoted names after `problems, `, and in `read_reference(&mut table, `.
-    let schema = concat!(include_str!("schema.rs"), include_str!("safety.rs"));
+    let schema = concat!(
+        include_str!("schema.rs"),
+        include_str!("safety.rs"),
+        include_str!("joint.rs"),
+        include_str!("behaviour.rs")
+    );
     let keys = schema
         .split("problems, \"")
         .chain(schema.split("&mut table, \""))

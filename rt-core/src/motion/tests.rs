@@ -11,15 +11,19 @@ const POSITION_ROUNDING: f64 = 1e-9;
 const ROUNDING_OF_DIFFERENCES: [f64; 3] = [1e-8, 1e-6, 1e-3];
 
 fn limits() -> impl Strategy<Value = JointLimits> {
-    (0.1..3.0_f64, 0.05..10.0_f64, 0.1..100.0_f64, 0.5..5000.0_f64).prop_map(
-        |(range, velocity, acceleration, jerk)| JointLimits {
+    (
+        0.1..3.0_f64,
+        0.05..10.0_f64,
+        0.1..100.0_f64,
+        0.5..5000.0_f64,
+    )
+        .prop_map(|(range, velocity, acceleration, jerk)| JointLimits {
             position_min_rad: -range,
             position_max_rad: range,
             velocity_max_rad_s: velocity,
             acceleration_max_rad_s2: acceleration,
             jerk_max_rad_s3: jerk,
-        },
-    )
+        })
 }
 
 /// What a joint is told to do, in fractions of its limits.
@@ -312,6 +316,15 @@ fn a_start_beyond_the_limits_comes_back_inside() {
 #[test]
 fn builds_acceleration_up_instead_of_jumping_to_it() {
     let aim = Aim::at_rest(1.0);
-    let first = advance(MotionState::at_rest(0.0), aim, &Pace::full(&LIMITS), &LIMITS, STEP_S);
-    assert!((first.acceleration_rad_s2 - 160.0 * STEP_S).abs() < 1e-9, "{first:?}");
+    let first = advance(
+        MotionState::at_rest(0.0),
+        aim,
+        &Pace::full(&LIMITS),
+        &LIMITS,
+        STEP_S,
+    );
+    assert!(
+        (first.acceleration_rad_s2 - 160.0 * STEP_S).abs() < 1e-9,
+        "{first:?}"
+    );
 }
