@@ -406,6 +406,8 @@ impl Device {
     }
 }
 
+mod recorded;
+
 #[cfg(test)]
 mod latch_tests;
 #[cfg(test)]

@@ -8,9 +8,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use kairo_link::abi::{Command, Phase, Reply};
+use kairo_link::abi::{Phase, Reply};
 use kairo_link::control::{Request, Welcome};
-use kairo_link::ring::{Consumer, Producer, PushError};
+use kairo_link::ring::PushError;
 use kairo_link::stats::Stats;
 use kairo_wire::{ErrorCode, ErrorInfo, Meta, Value};
 use tokio::sync::oneshot;
@@ -151,13 +151,7 @@ impl Plane {
     }
 
     /// kairo-rt gave a lease.
-    pub fn opened(
-        &mut self,
-        request: u64,
-        epoch: u64,
-        commands: Producer<Command>,
-        replies: Consumer<Reply>,
-    ) {
+    pub fn opened(&mut self, request: u64, epoch: u64) {
         let asked = self.devices.iter_mut().find(|device| {
             matches!(device.standing, Standing::Opening { request: open, .. } if open == request)
         });
@@ -166,9 +160,8 @@ impl Plane {
             && let Standing::Opening { holder, .. } =
                 std::mem::replace(&mut device.standing, Standing::Free)
             && answer.is_some_and(|answer| answer.send(Ok(epoch)).is_ok())
+            && device.hold(holder, epoch)
         {
-            let claim = Claim::new(holder, epoch, commands, replies);
-            device.standing = Standing::Held(Box::new(claim));
             return;
         }
         // Whoever asked has gone, or gave up waiting.
@@ -191,6 +184,9 @@ impl Plane {
             }
         }
         if let Some(answer) = self.openings.remove(&request) {
+            if code == "ring_corrupt" {
+                self.break_link();
+            }
             let known = match code {
                 "busy" => ErrorCode::Busy,
                 "no_such_device" => ErrorCode::NotFound,
@@ -274,6 +270,7 @@ impl Plane {
             }
             Err(PushError::Corrupt(_)) => {
                 self.close(index, "ring_corrupt", true, None);
+                self.break_link();
                 let name = self.devices[index].id();
                 Err(refusal::stale_epoch(name, epoch, None, "ring_corrupt"))
             }
@@ -334,6 +331,10 @@ impl Plane {
         if let Some(index) = held {
             self.free(index, cause, None);
         }
+        if cause == "ring_corrupt" {
+            // The rings last as long as the link.
+            self.break_link();
+        }
     }
 
     /// The device's bus is at `path` now, or nowhere if that is empty.
@@ -393,6 +394,7 @@ impl Plane {
             };
             if corrupt {
                 self.close(index, "ring_corrupt", true, None);
+                self.break_link();
             }
         }
     }
@@ -423,15 +425,14 @@ impl Plane {
     /// Forgets the claim on a device and tells everybody.
     fn free(&mut self, index: usize, cause: &str, meta: Option<&Meta>) {
         let device = &mut self.devices[index];
-        let standing = std::mem::replace(&mut device.standing, Standing::Free);
-        if let Standing::Held(claim) = standing {
+        if let Some(epoch) = device.free() {
             if self.ended.len() == REMEMBERED_CLAIMS {
                 self.ended.pop_front();
             }
-            self.ended.push_back((claim.epoch, cause.to_string()));
+            self.ended.push_back((epoch, cause.to_string()));
             let data = map([
                 ("device", Value::from(device.id())),
-                ("epoch", Value::from(claim.epoch)),
+                ("epoch", Value::from(epoch)),
                 ("cause", Value::from(cause)),
             ]);
             self.bus.publish(topics::DEVICE_RELEASED, data, meta);

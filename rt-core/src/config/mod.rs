@@ -11,6 +11,7 @@
 mod behaviour;
 mod check;
 mod diagnostic;
+mod feasibility;
 mod joint;
 mod safety;
 mod schema;
@@ -32,6 +33,8 @@ pub struct RobotConfig {
     pub name: String,
     /// Whether a bring-up check that fails refuses to arm.
     pub strict: bool,
+    /// Whether the system calls of ticks are traced, for debugging.
+    pub trace_system_calls: bool,
     /// The buses.
     pub buses: Vec<BusConfig>,
     /// The control loops.

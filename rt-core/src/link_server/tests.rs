@@ -29,6 +29,7 @@ fn server(
         shared: Arc::new(Shared::default()),
         connection: None,
         pending: Vec::new(),
+        retired: Vec::new(),
     };
     (server, orders_end, events_end)
 }

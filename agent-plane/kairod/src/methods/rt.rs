@@ -7,6 +7,7 @@ use kairo_link::MonoNs;
 use kairo_link::control::{BringupCheck, BusDescription, LoopDescription, Welcome};
 use kairo_link::histogram::{Histogram, Snapshot};
 use kairo_link::stats::{BusStats, LoopStats, PeriodStats, ServoStats, StatsBlock, ThreadStats};
+use kairo_link::system_call;
 use kairo_wire::{ErrorCode, ErrorInfo};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -148,6 +149,21 @@ struct ThreadView {
     preempted_periods: u64,
     /// Periods that waited for something besides their planned time; those of a bus always do.
     blocked_periods: u64,
+    /// Periods that made a system call; counted only where it is traced, else zero.
+    traced_calls: u64,
+    /// The first of them.
+    first_system_call: Option<SystemCallView>,
+}
+
+/// A system call within a period.
+#[derive(Serialize, JsonSchema)]
+struct SystemCallView {
+    number: u64,
+    name: String,
+    /// The period that made it.
+    tick: u64,
+    /// The instruction that made it, as an offset into the program kairo-rt.
+    program_offset: u64,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -294,7 +310,17 @@ fn period_view(stats: &PeriodStats) -> PeriodView {
 }
 
 fn thread_view(stats: &ThreadStats) -> ThreadView {
+    // Pairs with the release store that follows the words of the first call.
+    let traced_calls = stats.traced_calls.load(Ordering::Acquire);
+    let number = count(&stats.first_call_number);
     ThreadView {
+        traced_calls,
+        first_system_call: (traced_calls > 0).then(|| SystemCallView {
+            number,
+            name: system_call::name(number),
+            tick: count(&stats.first_call_tick),
+            program_offset: count(&stats.first_call_offset),
+        }),
         tid: count(&stats.tid),
         minor_faults: count(&stats.minor_faults),
         major_faults: count(&stats.major_faults),
