@@ -142,6 +142,37 @@ impl Watch {
     }
 }
 
+/// The value of a word that says there is none.
+impl Default for Fault {
+    fn default() -> Self {
+        Self {
+            cause: Cause::None,
+            joint: 0,
+            value: 0.0,
+            limit: 0.0,
+            since: MonoNs(0),
+        }
+    }
+}
+
+kairo_record::recorded!(Fault {
+    cause: Cause,
+    joint: usize,
+    value: f64,
+    limit: f64,
+    since: MonoNs,
+} fixed {});
+kairo_record::recorded!(JointWatch {
+    newest_sample_ns: u64,
+    away_since_ns: u64,
+    faulty_samples: u8,
+} fixed {});
+kairo_record::recorded!(Watch {
+    joints: [JointWatch; MAX_JOINTS],
+    torque_losses: u64,
+    newest_loss: Option<MonoNs>,
+} fixed {});
+
 #[cfg(test)]
 mod tests {
     use super::*;

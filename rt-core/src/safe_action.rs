@@ -24,7 +24,7 @@ pub enum Actuation {
 }
 
 /// How a flying device comes down.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Landing {
     /// Rate of descent, attitude held level, m/s.
     pub descend_m_s: f64,
@@ -174,6 +174,12 @@ impl SafeSequence {
         }
     }
 }
+
+kairo_record::recorded!(SafeSequence {
+    action: SafeAction,
+    began: MonoNs,
+    finished: bool,
+} fixed {});
 
 #[cfg(test)]
 mod tests {
