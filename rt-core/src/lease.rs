@@ -158,7 +158,7 @@ fn number_fault(command: &Command, targets: &[f64]) -> Option<Judgement> {
         command.jerk_rad_s3,
     ];
     let broken = others.into_iter().find(|value| !value.is_finite());
-    broken.and_then(|value| found(0, value))
+    broken.and_then(|value| found(MAX_JOINTS, value))
 }
 
 /// Whether the command asks to be carried out more briskly than allowed.

@@ -65,6 +65,7 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
             }
             DeviceCommand::Release { device } => device::release(&mut session, terminal, device),
             DeviceCommand::Send(options) => send::send(&mut session, terminal, options),
+            DeviceCommand::Reset { device } => send::reset(&mut session, terminal, device),
             DeviceCommand::Watch(options) => device::watch(&mut session, terminal, options),
         },
         // Needs no kernel, and was done above.

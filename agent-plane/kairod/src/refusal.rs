@@ -142,6 +142,17 @@ pub fn verdict(device: &DeviceDescription, reply: &Reply, ttl_ms: u64) -> ErrorI
         Verdict::VelocityLimit => limit(device, reply, verdict, "velocity", "rad/s"),
         Verdict::AccelerationLimit => limit(device, reply, verdict, "acceleration", "rad/s²"),
         Verdict::JerkLimit => limit(device, reply, verdict, "jerk", "rad/s³"),
+        Verdict::VelocityScale => bounds(
+            new(
+                ErrorCode::Limit,
+                format!(
+                    "velocity_scale is {}, allowed is above 0 up to 1",
+                    reply.value
+                ),
+            ),
+            reply,
+            "1",
+        ),
         Verdict::Faulted => faulted(device, reply),
         Verdict::Inhibited => inhibited(device, reply),
         Verdict::BusLost => bus_lost(name, ""),
@@ -150,53 +161,14 @@ pub fn verdict(device: &DeviceDescription, reply: &Reply, ttl_ms: u64) -> ErrorI
             ErrorCode::Unavailable,
             format!("{name:?} is not armed: bring-up was refused; see `kairo rt status`"),
         ),
-        Verdict::StaleSequence => new(
-            ErrorCode::Conflict,
-            format!(
-                "command {} of {name:?} came out of order; send it again",
-                reply.sequence
-            ),
-        )
-        .retry(None),
-        Verdict::Expired => new(
-            ErrorCode::Timeout,
-            format!(
-                "the command was {:.1} ms old when it arrived, older than its ttl of {ttl_ms} \
-                 ms; use a longer ttl_ms",
-                reply.value * 1e3
-            ),
-        )
-        .with("age_ms", reply.value * 1e3)
-        .with("ttl_ms", ttl_ms)
-        .retry(None),
-        Verdict::TtlOutOfRange => new(
-            ErrorCode::Limit,
-            format!(
-                "ttl_ms is {ttl_ms}, {name:?} allows 1 to {}",
-                device.ttl_max_ms
-            ),
-        )
-        .with("ttl_ms", ttl_ms)
-        .with("ttl_max_ms", device.ttl_max_ms),
-        Verdict::VelocityScale => new(
-            ErrorCode::Limit,
-            format!(
-                "velocity_scale is {}, allowed is above 0 up to 1",
-                reply.value
-            ),
-        )
-        .with("value", reply.value)
-        .with("min", reply.min)
-        .with("max", reply.max)
-        .with("unit", "1"),
-        Verdict::IssuedInFuture => new(
-            ErrorCode::Conflict,
-            format!(
-                "the command was issued {:.3} s in the future; issue it by CLOCK_MONOTONIC",
-                reply.value
-            ),
-        )
-        .with("ahead_s", reply.value),
+        Verdict::StaleSequence => {
+            let number = reply.sequence;
+            let text = format!("command {number} of {name:?} came out of order; send it again");
+            new(ErrorCode::Conflict, text).retry(None)
+        }
+        Verdict::Expired | Verdict::TtlOutOfRange | Verdict::IssuedInFuture => {
+            untimely(device, reply, verdict, ttl_ms)
+        }
         Verdict::UnknownMode => new(
             ErrorCode::Unsupported,
             format!(
@@ -208,17 +180,51 @@ pub fn verdict(device: &DeviceDescription, reply: &Reply, ttl_ms: u64) -> ErrorI
             ErrorCode::InvalidParams,
             format!("{name:?} has {} joints", device.joints.len()),
         ),
-        Verdict::NotFinite => new(
-            ErrorCode::InvalidParams,
-            format!(
-                "{} is given {}, which is not a finite number",
-                joint_name(device, reply.joint),
+        Verdict::NotFinite => {
+            let joint = joint_name(device, reply.joint);
+            let text = format!(
+                "{joint} is given {}, which is no finite number",
                 reply.value
-            ),
-        )
-        .with("joint", joint_name(device, reply.joint)),
+            );
+            new(ErrorCode::InvalidParams, text).with("joint", joint)
+        }
         Verdict::Accepted => new(ErrorCode::Internal, "accepted is no refusal".into()),
     }
+}
+
+/// The command's times are wrong.
+fn untimely(device: &DeviceDescription, reply: &Reply, verdict: Verdict, ttl_ms: u64) -> ErrorInfo {
+    let (name, most) = (&device.name, device.ttl_max_ms);
+    let error = match verdict {
+        Verdict::Expired => {
+            let age_ms = reply.value * 1e3;
+            let text = format!(
+                "the command was {age_ms:.1} ms old when it arrived, its ttl is {ttl_ms} ms; use a \
+                 longer ttl_ms"
+            );
+            ErrorInfo::new(ErrorCode::Timeout, text)
+                .with("ttl_ms", ttl_ms)
+                .with("age_ms", age_ms)
+                .retry(None)
+        }
+        Verdict::TtlOutOfRange => {
+            let text = format!("ttl_ms is {ttl_ms}, {name:?} allows 1 to {most}");
+            ErrorInfo::new(ErrorCode::Limit, text)
+                .with("ttl_ms", ttl_ms)
+                .with("ttl_max_ms", most)
+        }
+        _ => {
+            let text = format!(
+                "the command was issued {:.3} s in the future; issue it by CLOCK_MONOTONIC",
+                reply.value
+            );
+            ErrorInfo::new(ErrorCode::Conflict, text).with("ahead_s", reply.value)
+        }
+    };
+    error
+        .reason(verdict.name())
+        .with("device", name.as_str())
+        .with("tick", reply.tick)
 }
 
 /// A joint was asked for more than it may do.

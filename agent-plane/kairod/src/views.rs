@@ -319,10 +319,10 @@ pub fn fault(description: &DeviceDescription, state: &DeviceState) -> Option<Fau
     })
 }
 
-/// The name of a joint, or its number if it has none.
+/// The name of a joint; a number that means none says that the whole command is meant.
 pub fn joint_name(description: &DeviceDescription, joint: u32) -> String {
     let named = description.joints.get(joint as usize);
-    named.map_or_else(|| joint.to_string(), |joint| joint.name.clone())
+    named.map_or_else(|| "the command".into(), |joint| joint.name.clone())
 }
 
 /// The unit of a latched fault's numbers, and what it means.

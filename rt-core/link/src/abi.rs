@@ -82,7 +82,8 @@ wire_enum! {
         UnknownMode = 7 "unknown_mode",
         /// Number of joints is not the device's.
         JointCount = 8 "joint_count",
-        /// A number is NaN or infinite. `joint`, `value`.
+        /// A number is NaN or infinite. `joint` ([`MAX_JOINTS`] for one that is no joint's),
+        /// `value`.
         NotFinite = 9 "not_finite",
         /// Outside the joint's position limits. `value`, `min`, `max` in rad.
         PositionLimit = 10 "position_limit",

@@ -41,21 +41,13 @@ pub(super) fn read(
     let maximum = table.number(problems, "position_max_rad", -2.0 * PI..=2.0 * PI);
     let motion = read_motion(&mut table, problems);
     let following = read_following(&mut table, problems);
-    let rest = optional(
-        &mut table,
-        problems,
-        "rest_position_rad",
-        -2.0 * PI..=2.0 * PI,
-    );
+    let rest = read_rest(&mut table, problems);
     let gains = read_gains(&mut table, problems);
     let key = table.path_of("name");
     if let Some(direction) = direction.as_ref().filter(|direction| direction.value == 0) {
-        problems.add(
-            direction.span.clone(),
-            table.path_of("direction"),
-            "0 is no direction",
-            "write 1, or -1 when the servo turns the other way round",
-        );
+        let fix = "write 1, or -1 when the servo turns the other way round";
+        let at = table.path_of("direction");
+        problems.add(direction.span.clone(), at, "0 is no direction", fix);
     }
     let range_key = table.path_of("position_min_rad");
     let servo_key = table.path_of("position_max_rad");
@@ -64,16 +56,7 @@ pub(super) fn read(
     let at = table.span();
     table.finish(problems);
     if let Some(name) = &name {
-        if names.contains(&name.value) {
-            let message = format!("\"{}\" is the name of an earlier joint", name.value);
-            problems.add(
-                name.span.clone(),
-                key,
-                message,
-                "name every joint differently",
-            );
-        }
-        names.push(name.value.clone());
+        only_once(name, key, names, problems);
     }
     let (minimum, maximum, zero, direction) = (minimum?, maximum?, zero_steps?, direction?);
     if minimum.value >= maximum.value {
@@ -99,10 +82,9 @@ pub(super) fn read(
         rest_position_rad: rest?,
         gains: gains?,
     };
-    if let Some(rest) = joint.rest_position_rad
-        && !(joint.position_min_rad..=joint.position_max_rad).contains(&rest)
-    {
-        let (low, high) = (joint.position_min_rad, joint.position_max_rad);
+    let (low, high) = (joint.position_min_rad, joint.position_max_rad);
+    let outside = |rest: &f64| !(low..=high).contains(rest);
+    if let Some(rest) = joint.rest_position_rad.filter(outside) {
         let message = format!("{rest} is outside the limits, {low} to {high}");
         problems.add(at, rest_key, message, "rest within the limits");
     }
@@ -111,19 +93,28 @@ pub(super) fn read(
     Some((joint, servo.span))
 }
 
-/// A number that need not be there; `None` outside when it is wrong.
-fn optional(
-    table: &mut TableReader<'_>,
+/// No two joints of a device have the same name.
+fn only_once(
+    name: &Located<String>,
+    key: String,
+    names: &mut Vec<String>,
     problems: &mut Problems<'_>,
-    key: &'static str,
-    range: std::ops::RangeInclusive<f64>,
-) -> Option<Option<f64>> {
-    match table.has(key) {
-        false => Some(None),
-        true => table
-            .number(problems, key, range)
-            .map(|found| Some(found.value)),
+) {
+    if names.contains(&name.value) {
+        let message = format!("\"{}\" is the name of an earlier joint", name.value);
+        let fix = "name every joint differently";
+        problems.add(name.span.clone(), key, message, fix);
     }
+    names.push(name.value.clone());
+}
+
+/// `Some(None)` where no rest pose is declared.
+fn read_rest(table: &mut TableReader<'_>, problems: &mut Problems<'_>) -> Option<Option<f64>> {
+    if !table.has("rest_position_rad") {
+        return Some(None);
+    }
+    let rest = table.number(problems, "rest_position_rad", -2.0 * PI..=2.0 * PI);
+    rest.map(|rest| Some(rest.value))
 }
 
 fn read_motion(table: &mut TableReader<'_>, problems: &mut Problems<'_>) -> Option<Motion> {

@@ -328,3 +328,33 @@ fn builds_acceleration_up_instead_of_jumping_to_it() {
         "{first:?}"
     );
 }
+
+/// What decision 070 says of the cost. Prints, and asserts nothing about a shared machine.
+#[test]
+#[ignore = "a measurement: run it alone, with --release and --nocapture"]
+fn cost_of_a_step() {
+    let pace = Pace::full(&LIMITS);
+    let (mut ordinary, mut turning) = (Vec::new(), Vec::new());
+    for round in 0..2_000 {
+        let mut state = MotionState::at_rest(-1.0);
+        let aim = Aim::at_rest(0.9 - f64::from(round) * 1e-6);
+        while state.position_rad != aim.position_rad {
+            let before = state.acceleration_rad_s2;
+            let started = std::time::Instant::now();
+            state = std::hint::black_box(advance(state, aim, &pace, &LIMITS, STEP_S));
+            let took = started.elapsed();
+            let turns = before == 0.0 && state.acceleration_rad_s2 < 0.0;
+            if turns { &mut turning } else { &mut ordinary }.push(took);
+        }
+    }
+    for (what, mut took) in [("ordinary", ordinary), ("begins to slow down", turning)] {
+        took.sort_unstable();
+        let at = |part: f64| took[(took.len() as f64 * part) as usize];
+        println!(
+            "{what}: p50 {:?}, p99 {:?}, of {}",
+            at(0.5),
+            at(0.99),
+            took.len()
+        );
+    }
+}

@@ -217,9 +217,9 @@ enum ModeName {
     Reset,
 }
 
-/// Positions, rad, or velocities, rad/s: all joints in order, or some by name. Joints whose position
-/// is not named keep the target of the command in force; when none is in force, what they are
-/// commanded to now.
+/// Positions, rad, or velocities, rad/s: all joints in order, or some by name. Joints whose
+/// position is not named keep the target of the command in force; when none is in force, what they
+/// are commanded to now.
 #[derive(Deserialize, JsonSchema)]
 #[serde(
     untagged,
