@@ -17,7 +17,7 @@ use kairo_link::MonoNs;
 use kairo_link::abi::{Cause, Command, DeviceState, JointState, MAX_JOINTS, Mode, Phase};
 
 use crate::config::{DeviceConfig, SafeAction};
-use crate::exchange::{Feedback, Goals};
+use crate::exchange::{Feedback, Goals, JointFeedback};
 use crate::fault::{Fault, FollowingLimit, Watch};
 use crate::limits::JointLimits;
 use crate::motion::MotionState;
@@ -80,6 +80,10 @@ pub struct Device {
     steadiness: Steadiness,
     motions: [MotionState; MAX_JOINTS],
     target_rad: [f64; MAX_JOINTS],
+    /// What blocks want of the joints they drive, instead of the command's target.
+    driven_rad: [Option<f64>; MAX_JOINTS],
+    /// How fast that place moves.
+    driven_rad_s: [f64; MAX_JOINTS],
     lease_epoch: u64,
     newest_sequence: u64,
     in_force: Option<InForce>,
@@ -123,6 +127,8 @@ impl Device {
             steadiness: Steadiness::default(),
             motions: [MotionState::default(); MAX_JOINTS],
             target_rad: [0.0; MAX_JOINTS],
+            driven_rad: [None; MAX_JOINTS],
+            driven_rad_s: [0.0; MAX_JOINTS],
             lease_epoch: 0,
             newest_sequence: 0,
             in_force: None,
@@ -321,6 +327,39 @@ impl Device {
         // What was let go stays so: an end of the lease is no reason to take hold again.
         self.sequence = SafeSequence::begin(action, now);
         self.enter(Phase::Safe, cause, now);
+    }
+
+    /// Whether a position command is in force, so that blocks may move joints. rt-safe.
+    pub fn is_following(&self) -> bool {
+        let mode = self.in_force.map(|in_force| in_force.mode);
+        self.phase == Phase::Following && mode == Some(Mode::Position)
+    }
+
+    /// What was measured of a joint. rt-safe.
+    pub const fn measured(&self, joint: usize) -> &JointFeedback {
+        &self.feedback.joints[joint]
+    }
+
+    /// What the command in force asks of a joint; its setpoint without one. rt-safe.
+    pub const fn target_rad(&self, joint: usize) -> f64 {
+        self.target_rad[joint]
+    }
+
+    /// The newest setpoint of a joint. rt-safe.
+    pub const fn setpoint_rad(&self, joint: usize) -> f64 {
+        self.motions[joint].position_rad
+    }
+
+    /// From now on this joint goes where blocks want it while a position command is in force, as
+    /// far as its limits allow. `wanted_rad` is finite. rt-safe.
+    ///
+    /// A place that moves from tick to tick no faster than the joint may is followed without delay;
+    /// a jump is approached like a target.
+    pub fn drive(&mut self, joint: usize, wanted_rad: f64) {
+        let before = self.driven_rad[joint].replace(wanted_rad);
+        let moved = before.map_or(0.0, |before| wanted_rad - before) / self.step_s;
+        let is_jump = moved.abs() > self.limits[joint].velocity_max_rad_s;
+        self.driven_rad_s[joint] = if is_jump { 0.0 } else { moved };
     }
 
     /// What the servos shall do. rt-safe.

@@ -17,13 +17,6 @@ pub struct JointLimits {
     pub jerk_max_rad_s3: f64,
 }
 
-impl JointLimits {
-    /// Whether `position_rad` may be commanded. False for NaN. rt-safe.
-    pub fn allows(&self, position_rad: f64) -> bool {
-        (self.position_min_rad..=self.position_max_rad).contains(&position_rad)
-    }
-}
-
 impl From<&JointConfig> for JointLimits {
     fn from(joint: &JointConfig) -> Self {
         Self {

@@ -172,6 +172,8 @@ pub struct Sample {
     pub phase: Option<&'static str>,
     /// Why.
     pub cause: Option<&'static str>,
+    /// When this phase began, CLOCK_MONOTONIC ns.
+    pub phase_since_ns: u64,
     /// Tick of the control loop.
     pub tick: u64,
     /// When that tick ran, CLOCK_MONOTONIC ns.
@@ -186,8 +188,6 @@ pub struct Sample {
     pub expires_ns: u64,
     /// The tick in which the present phase began.
     pub phase_since_tick: u64,
-    /// When that was, CLOCK_MONOTONIC ns.
-    pub phase_since_ns: u64,
     /// Whether the setpoint moves.
     pub moving: bool,
     /// Whether the servos are told to be under torque.

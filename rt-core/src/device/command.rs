@@ -77,6 +77,10 @@ impl Device {
             mode,
             command: *command,
         });
+        if mode == Mode::Position {
+            // Blocks of this very tick read it.
+            self.target_rad = command.target;
+        }
         if self.phase != Phase::Following {
             self.enter(Phase::Following, Cause::None, now);
         }

@@ -14,6 +14,8 @@ enum Wish {
     Rest,
     /// Be there.
     Position(f64),
+    /// Follow this place, which blocks gave.
+    Follow(Aim),
     /// Move at this velocity.
     Velocity(f64),
 }
@@ -34,15 +36,18 @@ impl Device {
                     let aim = Aim::at_rest(position_rad);
                     advance(state, aim, &pace, limits, self.step_s)
                 }
+                Wish::Follow(aim) => advance(state, aim, &pace, limits, self.step_s),
                 Wish::Velocity(velocity_rad_s) => {
                     advance_at(state, velocity_rad_s, &pace, limits, self.step_s)
                 }
             };
             self.motions[joint] = next;
-            self.target_rad[joint] = match wish {
-                Wish::Position(position_rad) => position_rad,
-                Wish::Rest | Wish::Velocity(_) => next.position_rad,
-            };
+            match wish {
+                Wish::Position(position_rad) => self.target_rad[joint] = position_rad,
+                Wish::Rest | Wish::Velocity(_) => self.target_rad[joint] = next.position_rad,
+                // Still what the command asks of the blocks.
+                Wish::Follow(_) => {}
+            }
         }
         let at_rest = !self.is_moving();
         if let Some(SafeStep::LetGo | SafeStep::MotorsOff) = self.safe_step(at_rest) {
@@ -63,7 +68,18 @@ impl Device {
     fn wish(&self, joint: usize, safe_step: Option<SafeStep>) -> (Wish, Pace) {
         let full = Pace::full(&self.limits[joint]);
         if let Some(in_force) = &self.in_force {
-            return commanded(joint, in_force, full);
+            let (wish, pace) = commanded(joint, in_force, full);
+            return match (wish, self.driven_rad[joint]) {
+                (Wish::Position(_), Some(position_rad)) => {
+                    let velocity_rad_s = self.driven_rad_s[joint];
+                    let aim = Aim {
+                        position_rad,
+                        velocity_rad_s,
+                    };
+                    (Wish::Follow(aim), pace)
+                }
+                _ => (wish, pace),
+            };
         }
         // A limp arm goes nowhere: its setpoint must not run ahead of where it lies.
         match safe_step {
