@@ -4,6 +4,7 @@
 //! repeats them for people and a test holds its key list to this one.
 
 use std::f64::consts::PI;
+use std::path::Path;
 
 use kairo_blocks::registry::Registry;
 use kairo_hal::feetech::registers::{RADIANS_PER_STEP, STEPS_PER_TURN};
@@ -80,8 +81,11 @@ pub(super) fn read(
     let failsafe = safety::read_failsafe(&mut file, &known, problems);
     let estop = safety::read_estop(&mut file, problems);
     let names = loops.iter().map(|section| section.name.value.as_str());
+    let beside = problems.file().parent().map(Path::to_path_buf);
+    let beside = beside.unwrap_or_default();
+    let registry = blocks::load_plugins(&mut file, registry, &beside, problems);
     let around = Surroundings {
-        registry,
+        registry: &registry,
         loops: names
             .zip(loops.iter().map(|section| section.value.as_ref()))
             .collect(),
