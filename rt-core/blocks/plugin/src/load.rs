@@ -80,8 +80,8 @@ struct ParameterRead {
     default: Option<f64>,
 }
 
-/// Loads the plug-in at `path` and adds its kinds as `NAME.KIND`; their steps may use `budget_ns` of
-/// processor time each. Returns what it added.
+/// Loads the plug-in at `path` and adds its kinds as `NAME.KIND`; their steps may use `budget_ns`
+/// of processor time each. Returns what it added.
 ///
 /// # Errors
 /// See [`PluginError`].
@@ -184,7 +184,8 @@ fn read_kind(kind: &abi::Kind, budget_ns: u64) -> Result<KindRead, String> {
     if !good_align || kind.state_size > STATE_BYTES_MAX || kind.parameter_count > PARAMETERS_MAX {
         return Err(format!(
             "kind {name}: a state of {} bytes aligned to {align}, {} parameters: at most \
-             {STATE_BYTES_MAX} bytes, a power of two up to {ALIGN_MAX}, {PARAMETERS_MAX} parameters",
+             {STATE_BYTES_MAX} bytes, a power of two up to {ALIGN_MAX}, {PARAMETERS_MAX} \
+             parameters",
             kind.state_size, kind.parameter_count
         ));
     }

@@ -1,7 +1,7 @@
 //! `[[plugin]]` of `robot.toml`: shared objects whose kinds of block the file may use.
 //!
-//! setup-only. Loading runs the plug-in's constructors, also for `--check`: there is no other way to
-//! know its ports. `kairo_plugin` refuses what others could have changed.
+//! setup-only. Loading runs the plug-in's constructors, also for `--check`: there is no other way
+//! to know its ports. `kairo_plugin` refuses what others could have changed.
 
 use std::path::Path;
 
