@@ -1,10 +1,10 @@
 //! Calls into a plug-in, with a way back that a signal handler can take.
 //!
 //! rt-safe: a handful of instructions. `kairo_plugin_call` saves what the C ABI says a callee
-//! keeps, and where its stack is, in a [`Frame`]; a handler that finds the frame set may continue the
-//! thread at `resume` on that stack, as if the plug-in had returned. Everything between is then
-//! forgotten: frames of C code, which have nothing to undo. It also puts back the floating-point
-//! control words, which a plug-in may have changed.
+//! keeps, and where its stack is, in a [`Frame`]; a handler that finds the frame set may continue
+//! the thread at `resume` on that stack, as if the plug-in had returned. Everything between is
+//! then forgotten: frames of C code, which have nothing to undo. It also puts back the
+//! floating-point control words, which a plug-in may have changed.
 
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicI32, AtomicUsize};
