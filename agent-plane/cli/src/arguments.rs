@@ -49,6 +49,17 @@ pub enum Command {
         #[command(subcommand)]
         command: FailsafeCommand,
     },
+    /// Says whether this machine is fit for real time, and what mends it.
+    ///
+    /// Exit status 1 when a required check fails. Without a running kairo-rt the machine is looked
+    /// at from here.
+    Doctor(DoctorOptions),
+    /// Checks configuration files. Needs no running system.
+    Config {
+        /// The verb.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
     /// Calls any method of the kernel and prints its result.
     Call {
         /// The method, such as device.list; kernel.introspect lists all.
@@ -279,6 +290,35 @@ pub struct SimulateOptions {
     pub at: Vec<String>,
 }
 
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorOptions {
+    /// The checks of the real-time plane.
+    #[arg(long, required = true)]
+    pub rt: bool,
+    /// Look at this machine for the robot of this file, whatever runs.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Verbs of `config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Reads a robot.toml as kairo-rt would, and shows every problem with its line and its fix.
+    Check(ConfigCheckOptions),
+}
+
+/// Options of `config check`.
+#[derive(Debug, Args)]
+pub struct ConfigCheckOptions {
+    /// The file.
+    #[arg(default_value = "/config/robot.toml")]
+    pub file: PathBuf,
+    /// Also hold this machine against it: cores, isolation, timers.
+    #[arg(long)]
+    pub machine: bool,
+}
+
 /// Verbs of `rt`.
 #[derive(Debug, Subcommand)]
 pub enum RtCommand {
@@ -286,6 +326,8 @@ pub enum RtCommand {
     Status,
     /// Shows a latency histogram.
     Histogram(HistogramOptions),
+    /// Counts from now on, for every client; the real-time plane is only read.
+    Reset,
 }
 
 /// Options of `rt histogram`.
@@ -297,9 +339,15 @@ pub struct HistogramOptions {
     /// Name of a bus.
     #[arg(long, value_name = "NAME", conflicts_with = "control_loop")]
     pub bus: Option<String>,
+    /// All loops together; with `--kind round-trip` all buses.
+    #[arg(long, conflicts_with_all = ["control_loop", "bus"])]
+    pub all: bool,
     /// What to show.
     #[arg(long, value_enum)]
     pub kind: Option<HistogramKind>,
+    /// Write the loops' histograms to this file, in the shape of `cyclictest --json`.
+    #[arg(long, value_name = "FILE", conflicts_with = "bus")]
+    pub cyclictest_json: Option<PathBuf>,
     /// Write a plot to this file.
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
