@@ -8,6 +8,7 @@
 //! Runs on a developer's machine; allocates and blocks.
 
 pub mod host;
+pub mod link;
 pub mod mark;
 pub mod report;
 
@@ -28,7 +29,11 @@ pub struct Bench {
 }
 
 /// All benchmarks.
-pub const BENCHES: [Bench; 0] = [];
+pub const BENCHES: [Bench; 1] = [Bench {
+    name: "link",
+    summary: "rings, latest values and histograms beside rtrb, iceoryx2 and others; two minutes",
+    run: link::run,
+}];
 
 /// The benchmark called `name`.
 ///
