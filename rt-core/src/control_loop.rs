@@ -18,9 +18,11 @@
 //! has the rule. So a recorded session can be replayed, bit for bit, by this same code
 //! ([`ControlLoop::replay`]).
 
+mod block_stage;
 mod seat;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use kairo_link::MonoNs;
 use kairo_link::abi::Cause;
@@ -28,7 +30,7 @@ use kairo_link::stats::{LoopStats, PeriodStats, Stats, add};
 use kairo_record::state::{Malformed, Sink, Source, State};
 use kairo_record::tap::{self, Difference, Tap};
 
-use crate::config::OverrunPolicy;
+use crate::config::{LoopBlocks, OverrunPolicy};
 use crate::device::{Device, Tick};
 use crate::exchange::LoopSide;
 use crate::order::{Event, Order};
@@ -37,6 +39,7 @@ use crate::recording::{OrderTaken, of_loop, tag};
 use crate::shared::Shared;
 use crate::system_call_trace;
 use crate::wake::Wake;
+use block_stage::BlockStage;
 use seat::Seat;
 
 /// Orders taken in one tick.
@@ -61,6 +64,9 @@ pub struct ControlLoop {
     stopping: bool,
     tap: Tap,
     keyframe_due: bool,
+    blocks: Option<BlockStage>,
+    /// Whether a block has failed: this loop's devices obey nobody until kairo-rt starts again.
+    block_failed: bool,
 }
 
 /// What a loop is made of.
@@ -86,6 +92,10 @@ pub struct LoopParts {
     pub shared: Arc<Shared>,
     /// The way of everything from outside.
     pub tap: Tap,
+    /// Its control blocks.
+    pub blocks: LoopBlocks,
+    /// Where each device of the robot sits, by its index; of use for this loop's devices only.
+    pub seats: Vec<usize>,
 }
 
 impl ControlLoop {
@@ -108,6 +118,8 @@ impl ControlLoop {
             stopping: false,
             tap: parts.tap,
             keyframe_due: true,
+            blocks: BlockStage::new(&parts.blocks, &parts.seats),
+            block_failed: false,
         }
     }
 
@@ -131,6 +143,7 @@ impl ControlLoop {
         // 3. Commands, each judged; those in force expire.
         news |= self.take_commands(tick);
         // 4. Blocks: controllers, which may be wrong.
+        news |= self.run_blocks(period);
         // 5. Limits, applied last and to everything: the setpoints move by one period.
         self.move_setpoints(period);
         // 6. Goals to the bus, states to the agent plane.
@@ -171,6 +184,8 @@ impl ControlLoop {
                 seat.open_lease(&mut self.tap, tick, channel);
                 if self.stopping {
                     seat.end_lease(&mut self.tap, tick, Cause::ShuttingDown);
+                } else if self.block_failed {
+                    seat.end_lease(&mut self.tap, tick, Cause::BlockFault);
                 }
             }
             Order::CloseLease {
@@ -223,6 +238,26 @@ impl ControlLoop {
         news
     }
 
+    /// Runs the blocks; true when one has failed just now. Its loop's devices take their safe
+    /// action then, and leases end as soon as they are opened.
+    fn run_blocks(&mut self, period: Period) -> bool {
+        // In a tick that catches up setpoints stand still, and so do controllers.
+        let Some(blocks) = self.blocks.as_mut().filter(|_| !period.catches_up) else {
+            return false;
+        };
+        if self.block_failed {
+            return false;
+        }
+        let Some(report) = blocks.run(&mut self.tap, &mut self.seats) else {
+            return false;
+        };
+        self.block_failed = true;
+        let word = &self.own_stats().block_fault;
+        word.store(report.to_word(), Ordering::Relaxed);
+        self.make_safe(tick_of(period), Cause::BlockFault);
+        true
+    }
+
     fn move_setpoints(&mut self, period: Period) {
         if period.catches_up {
             // The time this tick stands for is over: moving now would be moving twice as fast.
@@ -258,6 +293,7 @@ impl ControlLoop {
     pub fn load_keyframe(&mut self, words: &[u64]) -> Result<(), Malformed> {
         let mut source = Source::new(words);
         self.stopping.load(&mut source)?;
+        self.block_failed.load(&mut source)?;
         for seat in &mut self.seats {
             seat.load(&mut source)?;
         }
@@ -266,7 +302,7 @@ impl ControlLoop {
 
     /// The words a keyframe would have now.
     pub fn save_keyframe(&self, sink: &mut Sink) {
-        save_loop(&self.seats, self.stopping, sink);
+        save_loop(&self.seats, [self.stopping, self.block_failed], sink);
     }
 
     /// Runs a recorded tick again, or what a recorded overrun led to.
@@ -286,8 +322,8 @@ impl ControlLoop {
     }
 }
 
-fn save_loop(seats: &[Seat], stopping: bool, sink: &mut Sink) {
-    stopping.save(sink);
+fn save_loop(seats: &[Seat], flags: [bool; 2], sink: &mut Sink) {
+    flags.save(sink);
     for seat in seats {
         seat.save(sink);
     }
@@ -300,6 +336,9 @@ impl Periodic for ControlLoop {
 
     fn rehearse(&mut self, period: Period) {
         let tick = tick_of(period);
+        if let Some(blocks) = &mut self.blocks {
+            blocks.rehearse(&self.seats);
+        }
         for seat in &mut self.seats {
             seat.observe(&mut self.tap, tick);
             seat.move_setpoints();
@@ -317,8 +356,8 @@ impl Periodic for ControlLoop {
         let interval = (KEYFRAME_INTERVAL_NS / self.period_ns).max(1);
         if self.tap.is_live() && (self.keyframe_due || period.number.is_multiple_of(interval)) {
             self.keyframe_due = false;
-            let (seats, stopping) = (&self.seats, self.stopping);
-            self.tap.keyframe(|sink| save_loop(seats, stopping, sink));
+            let (seats, flags) = (&self.seats, [self.stopping, self.block_failed]);
+            self.tap.keyframe(|sink| save_loop(seats, flags, sink));
         }
         self.tick(period);
     }

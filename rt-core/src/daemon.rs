@@ -18,28 +18,34 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use kairo_blocks::containment;
 use kairo_link::MonoNs;
+use kairo_link::block_fault::BlockFaultReport;
 use kairo_link::control::BringupCheck;
 use kairo_link::segment::{Kind, PeerAccess, Segment, SegmentError};
 use kairo_link::stats::{self, Stats};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::assembly::{assemble, describe};
-use crate::bringup::cores::{CoreSplit, list};
+use crate::bringup::cores::CoreSplit;
+use crate::bringup::machine::Machine;
 use crate::bringup::thread::{STACK_BYTES, enter_ordinary};
-use crate::bringup::{Need, check, failures, may_arm, process};
+use crate::bringup::{Need, check, failures, may_arm, ordinary_threads, process};
 use crate::bus_loop::BusLoop;
+use crate::bus_supervisor::BusSupervisor;
+pub use crate::command::run_with;
 use crate::config::RobotConfig;
 use crate::control_loop::ControlLoop;
 use crate::journal::note;
 use crate::link_server::{EpochCounter, LinkServer, ListenError, Listener};
 use crate::periodic::{self, Periodic, Terms};
+use crate::recorder::{self, Recorder};
 use crate::sd_notify::Notifier;
-use crate::shared::Shared;
+use crate::shared::{Decision, Shared};
 use crate::system_call_trace;
 use crate::wake::Wake;
 
@@ -47,6 +53,10 @@ use crate::wake::Wake;
 const REPORT_PATIENCE: Duration = Duration::from_secs(20);
 /// Longest shutdown: the slowest motion allowed needs v / a to stop, and threads a period each.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// How often a helper looks for the decision.
+const DECISION_POLL: Duration = Duration::from_millis(5);
+/// Longest wait for the recorder to bring its rest to disk.
+const RECORDER_PATIENCE: Duration = Duration::from_secs(1);
 /// How often the main thread looks.
 const WATCH_INTERVAL_MS: u16 = 50;
 /// A loop that has not ticked for this long stops the watchdog's beat: ten of the longest periods.
@@ -111,40 +121,36 @@ type RealTimeThreads = (
 /// # Errors
 /// See [`DaemonError`]. A bring-up that is refused is not an error: the daemon runs disarmed.
 pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError> {
-    abort_on_panic();
-    let signals = block_signals()?;
+    let signals = prepare_signals()?;
     let notifier = Notifier::from_environment();
-    let cores = robot.buses.iter().map(|bus| bus.core);
-    let cores = cores.chain(robot.loops.iter().map(|config| config.core));
-    let split = CoreSplit::of_this_machine(cores.flatten());
     // Held until the end of this function, which is the end of the real-time threads.
-    let (_holds, mut bringup) = process::prepare(&split, robot.strict);
-    let helper_mask = helper_mask(&split);
-    bringup.push(ordinary_main(&helper_mask));
-
+    let (_holds, mut bringup, helper_mask) = prepare(robot);
+    bringup.extend(block_panics(robot));
     let (stats, stats_fd) = make_stats()?;
     let shared = Arc::new(Shared::default());
     let bell = Wake::new().map_err(|errno| DaemonError::System {
         call: "eventfd",
         errno,
     })?;
-    let made = assemble(robot, &stats, &bell, &shared, Vec::new());
     let listener = Listener::bind(&options.run_dir.join("rt.sock"), options.agent_uid)?;
+    let (recorder, taps) = recorder::prepare(robot, options.run_dir, &stats);
+    let made = assemble(robot, &stats, &bell, &shared, taps);
+    let (helpers, open) = start_helpers(made.supervisors, &helper_mask, &shared)?;
+    // Not one of the helpers: its disk may hang, and nobody waits for that.
+    let recording = start_recorder(recorder, &helper_mask, &shared)?;
     let (buses, loops, checks) =
         start_real_time(made.buses, made.loops).inspect_err(|_| shared.stop())?;
     bringup.extend(checks);
+    bringup.extend(ordinary_threads::check_all(
+        &real_time_threads(&stats),
+        &helper_mask,
+    ));
 
     let armed = decide(&bringup, robot.strict, &stats, &shared);
-    let not_armed_because = if armed {
-        String::new()
-    } else {
-        first_required(&bringup)
+    let not_armed_because = match armed {
+        true => String::new(),
+        false => first_required(&bringup),
     };
-    let mut helpers = Vec::new();
-    for supervisor in made.supervisors {
-        let name = format!("{}-port", supervisor.config.name);
-        helpers.push(ordinary(&name, &helper_mask, move || supervisor.run())?);
-    }
     let mut welcome = describe(robot);
     (welcome.armed, welcome.bringup) = (armed, bringup);
     let server = LinkServer {
@@ -162,8 +168,22 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
         pending: Vec::new(),
         retired: Vec::new(),
     };
-    helpers.push(ordinary("link-server", &helper_mask, move || server.run())?);
+    // There is room for it, and the thread waits for it.
+    let _ = open.send(server);
 
+    announce(robot, armed, &not_armed_because, &notifier);
+    watch(&signals, &notifier, &shared, robot, &stats);
+    notifier.send("STOPPING=1");
+    note(format_args!(
+        "kairo-rt: stopping: leases end, motions come to rest"
+    ));
+    shared.stop();
+    let stopped = stop_all(&shared, loops, buses, helpers);
+    end_recorder(recording);
+    stopped
+}
+
+fn announce(robot: &RobotConfig, armed: bool, not_armed_because: &str, notifier: &Notifier) {
     let status = if armed {
         "armed".to_owned()
     } else {
@@ -171,13 +191,40 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     };
     note(format_args!("kairo-rt: {} runs {status}", robot.name));
     notifier.send(&format!("READY=1\nSTATUS={status}"));
-    watch(&signals, &notifier, &shared, robot, &stats);
-    notifier.send("STOPPING=1");
-    note(format_args!(
-        "kairo-rt: stopping: leases end, motions come to rest"
-    ));
-    shared.stop();
-    stop_all(&shared, loops, buses, helpers)
+}
+
+fn end_recorder(recording: Vec<Worker<()>>) {
+    if join(recording, Instant::now() + RECORDER_PATIENCE).is_err() {
+        note(format_args!(
+            "recorder: the disk does not answer; what it has not taken stays in memory, and goes \
+             to disk at the next start"
+        ));
+    }
+}
+
+fn start_recorder(
+    recorder: Option<Recorder>,
+    mask: &BTreeSet<usize>,
+    shared: &Arc<Shared>,
+) -> Result<Vec<Worker<()>>, DaemonError> {
+    let start = |recorder: Recorder| {
+        let shared = Arc::clone(shared);
+        ordinary("recorder", mask, move || recorder.run(&shared))
+    };
+    recorder.map(start).into_iter().collect()
+}
+
+/// Prepares process and machine, and makes the main thread an ordinary one: what must be held, the
+/// table so far, and the cores of ordinary threads.
+fn prepare(robot: &RobotConfig) -> (process::Holds, Vec<BringupCheck>, BTreeSet<usize>) {
+    let demands = robot.demands();
+    let split = CoreSplit::of_this_machine(demands.iter().filter_map(|demand| demand.core));
+    let (holds, mut table) = process::prepare(&demands);
+    table.extend(Machine::here(robot.strict && split.separates()).table(&demands, &split));
+    let mask = helper_mask(&split);
+    // A refusal shows in what is read back of all helpers.
+    let _ = enter_ordinary(&mask);
+    (holds, table, mask)
 }
 
 /// The cores of threads that are not real-time; empty where there is no core to spare.
@@ -204,9 +251,26 @@ fn make_stats() -> Result<(Stats, OwnedFd), SegmentError> {
     Ok((Stats::new(Arc::new(segment)), fd))
 }
 
+fn prepare_signals() -> Result<SignalFd, DaemonError> {
+    abort_on_panic();
+    ignore_file_size_signal();
+    block_signals()
+}
+
+/// A write beyond a size limit shall fail, as on a full disk, and not end the daemon.
+fn ignore_file_size_signal() {
+    // SAFETY: no handler is installed, and nobody else in this process decides about the signal.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+}
+
+/// A panic ends the process, unless a control block panics in a build that unwinds: that one ends
+/// its loop's motion (decision 081), and nothing is written from the real-time thread it ran on.
 fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        if containment::CONTAINS_PANICS && containment::is_inside() {
+            return;
+        }
         report(panic);
         std::process::abort();
     }));
@@ -229,26 +293,62 @@ fn block_signals() -> Result<SignalFd, DaemonError> {
     })
 }
 
-fn ordinary_main(mask: &BTreeSet<usize>) -> BringupCheck {
-    let result = enter_ordinary(mask);
-    let place = if mask.is_empty() {
-        "any core".to_owned()
-    } else {
-        format!("cores {}", list(mask))
+/// Starts the helper threads, before the real-time ones and with nothing to do before the decision:
+/// the port supervisors, and the link server, which waits for what it serves.
+fn start_helpers(
+    supervisors: Vec<BusSupervisor>,
+    mask: &BTreeSet<usize>,
+    shared: &Arc<Shared>,
+) -> Result<(Vec<Worker<()>>, SyncSender<LinkServer>), DaemonError> {
+    let mut helpers = Vec::new();
+    for supervisor in supervisors {
+        let name = format!("{}-port", supervisor.config.name);
+        let shared = Arc::clone(shared);
+        let body = move || {
+            while shared.decision() == Decision::Pending && !shared.is_stopping() {
+                std::thread::park_timeout(DECISION_POLL);
+            }
+            supervisor.run();
+        };
+        helpers.push(ordinary(&name, mask, body)?);
+    }
+    let (open, opened) = sync_channel::<LinkServer>(1);
+    let body = move || {
+        // The daemon ended before there was anything to serve, where nothing comes.
+        if let Ok(server) = opened.recv() {
+            server.run();
+        }
     };
-    let wanted = format!("SCHED_OTHER on {place}");
-    let ok = result.is_ok();
-    let found = result.err().unwrap_or_else(|| wanted.clone());
-    let fix = "allow a core without real-time threads to this cgroup (cpuset.cpus)";
-    check(
-        "process",
-        "helper_threads",
-        wanted,
-        found,
-        ok,
-        Need::Helpful,
-        fix,
-    )
+    helpers.push(ordinary("link-server", mask, body)?);
+    Ok((helpers, open))
+}
+
+/// The kernel's numbers of the real-time threads, which have reported.
+fn real_time_threads(stats: &Stats) -> Vec<u64> {
+    let block = stats.block();
+    let loops = block.loops.iter().map(|each| &each.periods.thread);
+    let buses = block.buses.iter().map(|each| &each.periods.thread);
+    let threads = loops.chain(buses);
+    threads
+        .map(|thread| thread.tid.load(Ordering::Relaxed))
+        .collect()
+}
+
+/// Whether a panic of a block that is not of this project stays in its loop; no line without one.
+fn block_panics(robot: &RobotConfig) -> Option<BringupCheck> {
+    let found = |contained| if contained { "unwind" } else { "abort" };
+    let has_any = robot.blocks.iter().any(|inside| inside.has_program_blocks);
+    has_any.then(|| {
+        check(
+            "process",
+            "block_panics",
+            found(true),
+            found(containment::CONTAINS_PANICS),
+            containment::CONTAINS_PANICS,
+            Need::Required,
+            "build the program with `panic = \"unwind\"` in its profile, the default of cargo",
+        )
+    })
 }
 
 /// Starts the real-time threads and waits for what they read back of themselves.
@@ -291,16 +391,20 @@ fn ordinary(
     body: impl FnOnce() + Send + 'static,
 ) -> Result<Worker<()>, DaemonError> {
     let mask = mask.clone();
+    let (enter, entered) = sync_channel(1);
     let builder = Builder::new().name(name.to_owned()).stack_size(STACK_BYTES);
     let thread = builder.spawn(move || {
-        // A refusal is in the table already: the main thread was refused the same.
+        // A refusal shows in what is read back of all helpers.
         let _ = enter_ordinary(&mask);
+        let _ = enter.send(());
         body();
     });
     let thread = thread.map_err(|source| DaemonError::Spawn {
         name: name.to_owned(),
         source,
     })?;
+    // So that nobody looks at it before it is what it shall be.
+    let _ = entered.recv_timeout(REPORT_PATIENCE);
     Ok((name.to_owned(), thread))
 }
 
@@ -345,6 +449,7 @@ fn watch(
     stats: &Stats,
 ) {
     let mut told = vec![false; robot.loops.len()];
+    let mut failed = vec![false; robot.loops.len()];
     let interval = notifier.beat_interval();
     let mut beaten = Instant::now();
     let mut ticked = vec![(0_u64, Instant::now()); robot.loops.len()];
@@ -355,6 +460,7 @@ fn watch(
             return;
         }
         tell_traced_calls(robot, stats, &mut told);
+        tell_block_faults(robot, stats, &mut failed);
         for (count, (seen, since)) in shared.heartbeats().iter().zip(&mut ticked) {
             if count != seen {
                 (*seen, *since) = (*count, Instant::now());
@@ -367,6 +473,26 @@ fn watch(
             notifier.send("WATCHDOG=1");
             beaten = Instant::now();
         }
+    }
+}
+
+/// Names a block that failed, once.
+fn tell_block_faults(robot: &RobotConfig, stats: &Stats, told: &mut [bool]) {
+    for (index, told) in told.iter_mut().enumerate().filter(|(_, told)| !**told) {
+        let word = &stats.block().loops[index].block_fault;
+        let Some(report) = BlockFaultReport::from_word(word.load(Ordering::Relaxed)) else {
+            continue;
+        };
+        let node = robot.blocks[index].graph.nodes.get(report.block as usize);
+        note(format_args!(
+            "kairo-rt: loop {}: block \"{}\" of kind \"{}\" {}: its devices take their safe action \
+             and obey nobody until kairo-rt is started again",
+            robot.loops[index].name,
+            node.map_or("?", |node| &node.name),
+            node.map_or("?", |node| &node.kind),
+            report.describe()
+        ));
+        *told = true;
     }
 }
 

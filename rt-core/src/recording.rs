@@ -41,6 +41,12 @@ pub mod tag {
     pub const COMMAND: u16 = 6;
     /// Input: a reply that could not be given because the ring is corrupt.
     pub const REPLY_CORRUPT: u16 = 7;
+    /// Input: whether a block failed, as a word of the statistics. What blocks make of the inputs
+    /// is recorded like something from outside: a plug-in need not be there, nor be a function of
+    /// what it is given, for a tick to be replayed.
+    pub const BLOCK_FAULT: u16 = 8;
+    /// Input: where a block wants a joint; the index is the wire's, in the order of the file.
+    pub const DRIVEN: u16 = 9;
     /// Output: goals for a device.
     pub const GOALS: u16 = 32;
     /// Output: an answer to a command, or a notice.
@@ -273,20 +279,22 @@ recorded!(Feedback {
 /// The entries of a tick, for the header of a file. setup-only.
 pub fn entries() -> Vec<EntryHeader> {
     vec![
-        describe::<Period>(tag::PERIOD, "period"),
-        describe::<Period>(tag::OVERRUN, "overrun"),
-        describe::<bool>(tag::STOPPING, "stopping"),
-        describe::<OrderTaken>(tag::ORDER, "order"),
-        describe::<Feedback>(tag::FEEDBACK, "feedback"),
-        describe::<CommandTaken>(tag::COMMAND, "command"),
-        describe::<bool>(tag::REPLY_CORRUPT, "reply_corrupt"),
-        describe::<Goals>(tag::GOALS, "goals"),
-        describe::<Reply>(tag::REPLY, "reply"),
-        describe::<Outcome>(tag::OUTCOME, "outcome"),
+        describe::<Period>(tag::PERIOD, "period", "loop"),
+        describe::<Period>(tag::OVERRUN, "overrun", "loop"),
+        describe::<bool>(tag::STOPPING, "stopping", "loop"),
+        describe::<OrderTaken>(tag::ORDER, "order", "loop"),
+        describe::<Feedback>(tag::FEEDBACK, "feedback", "device"),
+        describe::<CommandTaken>(tag::COMMAND, "command", "device"),
+        describe::<bool>(tag::REPLY_CORRUPT, "reply_corrupt", "device"),
+        describe::<u64>(tag::BLOCK_FAULT, "block_fault", "loop"),
+        describe::<f64>(tag::DRIVEN, "driven", "wire"),
+        describe::<Goals>(tag::GOALS, "goals", "device"),
+        describe::<Reply>(tag::REPLY, "reply", "device"),
+        describe::<Outcome>(tag::OUTCOME, "outcome", "device"),
     ]
 }
 
-fn describe<T: State>(tag: u16, name: &str) -> EntryHeader {
+fn describe<T: State>(tag: u16, name: &str, of: &str) -> EntryHeader {
     let mut words = Vec::new();
     T::describe("", &mut words);
     let direction = if tag < tag::FIRST_OUTPUT {
@@ -297,6 +305,7 @@ fn describe<T: State>(tag: u16, name: &str) -> EntryHeader {
     EntryHeader {
         tag,
         name: name.to_owned(),
+        of: of.to_owned(),
         direction: direction.to_owned(),
         words,
     }

@@ -9,6 +9,11 @@
 //! The instants come from a seed, which is printed; `KAIRO_KILLS_SEED` repeats a run as far as the
 //! machine lets it, `KAIRO_KILLS` changes the number.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "test support: a failed step is a failed test"
+)]
+
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};

@@ -41,11 +41,24 @@ pub enum Command {
         #[command(subcommand)]
         command: RtCommand,
     },
+    /// Measures a loop's wake-up lateness, beside cyclictest where that may run.
+    Latency(LatencyOptions),
     /// Shows and simulates what the robot does when things go wrong. Needs no running system.
     Failsafe {
         /// The verb.
         #[command(subcommand)]
         command: FailsafeCommand,
+    },
+    /// Says whether this machine is fit for real time, and what mends it.
+    ///
+    /// Exit status 1 when a required check fails. Without a running kairo-rt the machine is looked
+    /// at from here.
+    Doctor(DoctorOptions),
+    /// Checks configuration files. Needs no running system.
+    Config {
+        /// The verb.
+        #[command(subcommand)]
+        command: ConfigCommand,
     },
     /// Calls any method of the kernel and prints its result.
     Call {
@@ -55,6 +68,14 @@ pub enum Command {
         #[arg(default_value = "{}")]
         params: String,
     },
+    /// Shows and exports what the flight recorder kept.
+    Record {
+        /// The verb.
+        #[command(subcommand)]
+        command: RecordCommand,
+    },
+    /// Replays a record through kairo-rt and compares every output, bit for bit.
+    Replay(ReplayOptions),
     /// Prints events as they happen.
     Events(EventOptions),
 }
@@ -135,6 +156,73 @@ pub struct WatchOptions {
     pub count: Option<u64>,
 }
 
+/// Options of `latency`.
+#[derive(Debug, Args)]
+pub struct LatencyOptions {
+    /// How long each side is measured.
+    #[arg(long, value_name = "N", default_value_t = 30,
+          value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    pub seconds: u64,
+    /// Leaves cyclictest out.
+    #[arg(long)]
+    pub alone: bool,
+    /// Name of a loop; needed only when there are several.
+    #[arg(long = "loop", value_name = "NAME")]
+    pub control_loop: Option<String>,
+    /// Write a plot to this file.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+}
+
+/// Verbs of `record`.
+#[derive(Debug, Subcommand)]
+pub enum RecordCommand {
+    /// Lists the record files of a directory.
+    List {
+        /// The directory.
+        #[arg(
+            long,
+            value_name = "DIR",
+            env = "KAIRO_RECORD_DIR",
+            default_value = "/var/lib/kairo/records"
+        )]
+        directory: PathBuf,
+    },
+    /// Shows what is in a record file, and how it ends.
+    Info {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Writes a record file in a format that other programs read.
+    Export(ExportOptions),
+}
+
+/// Options of `record export`.
+#[derive(Debug, Args)]
+pub struct ExportOptions {
+    /// The record file.
+    pub file: PathBuf,
+    /// Write MCAP, with JSON messages and their schemas, for Foxglove and its kin.
+    #[arg(long, value_name = "FILE", required_unless_present = "csv")]
+    pub mcap: Option<PathBuf>,
+    /// Write comma-separated values, a row for every word.
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+}
+
+/// Options of `replay`.
+#[derive(Debug, Args)]
+pub struct ReplayOptions {
+    /// The record file.
+    pub file: PathBuf,
+    /// Begin at the last keyframe before this tick.
+    #[arg(long, value_name = "TICK")]
+    pub from: Option<u64>,
+    /// Stop after this tick.
+    #[arg(long, value_name = "TICK")]
+    pub to: Option<u64>,
+}
+
 /// Options of `events`.
 #[derive(Debug, Args)]
 pub struct EventOptions {
@@ -185,6 +273,35 @@ pub struct SimulateOptions {
     pub at: Vec<String>,
 }
 
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorOptions {
+    /// The checks of the real-time plane.
+    #[arg(long, required = true)]
+    pub rt: bool,
+    /// Look at this machine for the robot of this file, whatever runs.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Verbs of `config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Reads a robot.toml as kairo-rt would, and shows every problem with its line and its fix.
+    Check(ConfigCheckOptions),
+}
+
+/// Options of `config check`.
+#[derive(Debug, Args)]
+pub struct ConfigCheckOptions {
+    /// The file.
+    #[arg(default_value = "/config/robot.toml")]
+    pub file: PathBuf,
+    /// Also hold this machine against it: cores, isolation, timers.
+    #[arg(long)]
+    pub machine: bool,
+}
+
 /// Verbs of `rt`.
 #[derive(Debug, Subcommand)]
 pub enum RtCommand {
@@ -192,6 +309,8 @@ pub enum RtCommand {
     Status,
     /// Shows a latency histogram.
     Histogram(HistogramOptions),
+    /// Counts from now on, for every client; the real-time plane is only read.
+    Reset,
 }
 
 /// Options of `rt histogram`.
@@ -203,9 +322,15 @@ pub struct HistogramOptions {
     /// Name of a bus.
     #[arg(long, value_name = "NAME", conflicts_with = "control_loop")]
     pub bus: Option<String>,
+    /// All loops together; with `--kind round-trip` all buses.
+    #[arg(long, conflicts_with_all = ["control_loop", "bus"])]
+    pub all: bool,
     /// What to show.
     #[arg(long, value_enum)]
     pub kind: Option<HistogramKind>,
+    /// Write the loops' histograms to this file, in the shape of `cyclictest --json`.
+    #[arg(long, value_name = "FILE", conflicts_with = "bus")]
+    pub cyclictest_json: Option<PathBuf>,
     /// Write a plot to this file.
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,

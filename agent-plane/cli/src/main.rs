@@ -7,11 +7,17 @@
 
 mod arguments;
 mod call;
+mod config_check;
+mod cyclictest;
 mod device;
+mod doctor;
 mod events;
 mod failsafe;
 mod failure;
+mod latency;
+mod latency_window;
 mod plot;
+mod record;
 mod rt;
 mod send;
 mod status;
@@ -21,7 +27,9 @@ use clap::Parser;
 use kairo_wire::Client;
 use kairo_wire::endpoint::Endpoint;
 
-use crate::arguments::{Arguments, Command, DeviceCommand, FailsafeCommand, RtCommand};
+use crate::arguments::{
+    Arguments, Command, ConfigCommand, DeviceCommand, FailsafeCommand, RecordCommand, RtCommand,
+};
 use crate::failure::Failure;
 use crate::terminal::Terminal;
 
@@ -41,11 +49,29 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
+    if let Command::Record { command } = &arguments.command {
+        return match command {
+            RecordCommand::List { directory } => record::list(terminal, directory),
+            RecordCommand::Info { file } => record::info(terminal, file),
+            RecordCommand::Export(options) => record::export(terminal, options),
+        };
+    }
+    if let Command::Replay(options) = &arguments.command {
+        return record::replay(terminal, options);
+    }
     if let Command::Failsafe { command } = &arguments.command {
         return match command {
             FailsafeCommand::List(options) => failsafe::list(terminal, options),
             FailsafeCommand::Simulate(options) => failsafe::simulate(terminal, options),
         };
+    }
+    match &arguments.command {
+        Command::Doctor(options) => return doctor::rt(arguments, terminal, options),
+        Command::Config { command } => {
+            let ConfigCommand::Check(options) = command;
+            return config_check::check(terminal, options);
+        }
+        _ => {}
     }
     let endpoint = match &arguments.socket {
         Some(text) => Endpoint::parse(text).map_err(kairo_wire::ClientError::from)?,
@@ -56,6 +82,7 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
     match &arguments.command {
         Command::Status => status::show(&mut session, terminal),
         Command::Call { method, params } => call::raw(&mut session, terminal, method, params),
+        Command::Latency(options) => latency::compare(&mut session, terminal, options),
         Command::Events(options) => events::follow(&mut session, terminal, options),
         Command::Device { command } => match command {
             DeviceCommand::List => device::list(&mut session, terminal),
@@ -67,11 +94,16 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
             DeviceCommand::Send(options) => send::send(&mut session, terminal, options),
             DeviceCommand::Watch(options) => device::watch(&mut session, terminal, options),
         },
-        // Needs no kernel, and was done above.
-        Command::Failsafe { .. } => Ok(()),
+        // Need no kernel, and were done above.
+        Command::Failsafe { .. }
+        | Command::Record { .. }
+        | Command::Replay(_)
+        | Command::Doctor(_)
+        | Command::Config { .. } => Ok(()),
         Command::Rt { command } => match command {
             RtCommand::Status => rt::status(&mut session, terminal),
             RtCommand::Histogram(options) => rt::histogram(&mut session, terminal, options),
+            RtCommand::Reset => rt::reset(&mut session, terminal),
         },
     }
 }

@@ -1,6 +1,6 @@
 //! `cargo xtask bench link`: the link's rings, buffers and histograms beside rtrb and iceoryx2.
 //!
-//! A program outside the workspace (`rt-core/link/bench`) measures, both sides in turns in one
+//! A program outside the workspace (`board/link-bench`) measures, both sides in turns in one
 //! process; it is started several times, because where memory and threads land differs from start
 //! to start. Throughput is the least disturbed round of a start, since whatever else a shared
 //! machine does only makes a round longer; latency is the median of a start's windows. A mark's
@@ -96,7 +96,7 @@ fn build(paths: &Paths) -> anyhow::Result<std::path::PathBuf> {
     let target = paths.workspace().join("target/link-bench");
     std::fs::create_dir_all(&target).context("cannot make target/link-bench")?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    let manifest = paths.workspace().join("rt-core/link/bench/Cargo.toml");
+    let manifest = paths.workspace().join("board/link-bench/Cargo.toml");
     cargo.args(["build", "--release", "--locked", "--manifest-path"]);
     cargo.arg(manifest).arg("--target-dir").arg(&target);
     let step = Step::start("Building the benchmark and its controls", None);

@@ -7,6 +7,7 @@
 //!
 //! Runs on a developer's machine; allocates and blocks.
 
+pub mod command;
 pub mod host;
 pub mod link;
 pub mod mark;
@@ -29,11 +30,20 @@ pub struct Bench {
 }
 
 /// All benchmarks.
-pub const BENCHES: [Bench; 1] = [Bench {
-    name: "link",
-    summary: "rings, latest values and histograms beside rtrb, iceoryx2 and others; two minutes",
-    run: link::run,
-}];
+pub const BENCHES: [Bench; 2] = [
+    Bench {
+        name: "command",
+        summary: "from device.send to the servo bus, from expiry to safety; \
+                  beside a socket ping-pong",
+        run: command::run,
+    },
+    Bench {
+        name: "link",
+        summary: "rings, latest values and histograms beside rtrb, iceoryx2 and others; \
+                  two minutes",
+        run: link::run,
+    },
+];
 
 /// The benchmark called `name`.
 ///

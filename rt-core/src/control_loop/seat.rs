@@ -58,6 +58,14 @@ impl Seat {
         self.device.decide(now, armed);
     }
 
+    pub(super) const fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub(super) const fn device_mut(&mut self) -> &mut Device {
+        &mut self.device
+    }
+
     pub(super) fn is_moving(&self) -> bool {
         self.device.is_moving()
     }

@@ -143,6 +143,7 @@ fn keep_pseudo_terminals_here() {
 pub struct Robot {
     pub arm: Arm,
     pub directory: PathBuf,
+    program: PathBuf,
     daemon: Option<Child>,
     _temporary: tempfile::TempDir,
     _turn: MutexGuard<'static, ()>,
@@ -156,6 +157,11 @@ impl Robot {
 
     /// Starts both with this configuration and environment.
     pub fn start_with(config: &str, environment: &[(&str, &Path)]) -> Self {
+        Self::start_program(env!("CARGO_BIN_EXE_kairo-rt"), config, environment)
+    }
+
+    /// Starts both, with this program as the daemon.
+    pub fn start_program(program: &str, config: &str, environment: &[(&str, &Path)]) -> Self {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let temporary = tempfile::tempdir().unwrap();
         let directory = temporary.path().to_path_buf();
@@ -164,6 +170,7 @@ impl Robot {
         let mut robot = Self {
             arm,
             directory,
+            program: program.into(),
             daemon: None,
             _temporary: temporary,
             _turn: turn,
@@ -182,7 +189,7 @@ impl Robot {
     /// Starts the daemon, which must not run, with this as its stderr.
     pub fn start_daemon_logging_to(&mut self, log: Stdio, environment: &[(&str, &Path)]) {
         keep_pseudo_terminals_here();
-        let mut process = Process::new(env!("CARGO_BIN_EXE_kairo-rt"));
+        let mut process = Process::new(&self.program);
         process
             .arg("--config")
             .arg(self.directory.join("robot.toml"));
@@ -191,6 +198,7 @@ impl Robot {
             .arg("--port")
             .arg(format!("arm-bus={}", self.directory.join("arm").display()));
         process
+            .env("KAIRO_RECORD_DIR", self.directory.join("records"))
             .envs(environment.iter().copied())
             .stderr(log)
             .stdout(Stdio::null());
@@ -225,6 +233,19 @@ impl Robot {
         let daemon = self.daemon.as_ref().expect("the daemon runs");
         let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).unwrap());
         nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
+    /// The daemon's process.
+    pub fn pid(&self) -> nix::unistd::Pid {
+        let daemon = self.daemon.as_ref().expect("the daemon runs");
+        nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).unwrap())
+    }
+
+    /// Ends the daemon as kill -9 does.
+    pub fn kill(&mut self) {
+        let mut daemon = self.daemon.take().expect("the daemon runs");
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
     }
 
     /// Asks the daemon to end and waits for it.
