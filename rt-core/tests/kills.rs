@@ -1,5 +1,5 @@
 //! Two processes over the real link, either of them killed with SIGKILL at any instant, a thousand
-//! times over.
+//! times over; and one of them writing anything anywhere.
 //!
 //! One process runs the link server and a thread in the role of a control loop; the other is an
 //! agent plane that claims, commands and reads. Whatever one reads of the other carries a proof
@@ -223,6 +223,7 @@ fn run_real_time(directory: &Path, board: Board) {
 /// Our ends of a link with a lease.
 struct Claim {
     socket: ControlSocket,
+    segments: [Arc<Segment>; 3],
     epoch: u64,
     states: latest::Reader<DeviceState>,
     commands: ring::Producer<Command>,
@@ -262,6 +263,7 @@ fn claim(directory: &Path) -> Option<Claim> {
             Notice::LeaseOpened { epoch, .. } => {
                 return Some(Claim {
                     socket,
+                    segments: [states.clone(), commands.clone(), replies.clone()],
                     epoch,
                     states: latest::Reader::new(states),
                     commands: ring::Producer::new(commands, COMMAND_SLOTS),
@@ -329,6 +331,46 @@ fn command(mut claim: Claim, board: &Board) {
     }
 }
 
+/// Claims, and scribbles over everything it was given: now a word, now all of them, now only
+/// positions; each time with a lease that is in force at first.
+fn run_hostile(directory: &Path, board: &Board) {
+    let mut noise = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut random = || {
+        noise ^= noise << 13;
+        noise ^= noise >> 7;
+        noise ^= noise << 17;
+        noise
+    };
+    loop {
+        let Some(claim) = claim(directory) else {
+            std::thread::sleep(Duration::from_micros(300));
+            continue;
+        };
+        let mode = random() % 4;
+        let words = claim.segments.iter().flat_map(|segment| segment.words());
+        let words: Vec<&AtomicU64> = words.collect();
+        let positions = claim.segments.iter().map(|segment| segment.payload());
+        let positions: Vec<_> = positions
+            .flat_map(|words| [&words[0], &words[16]])
+            .collect();
+        for _ in 0..200 {
+            let near = random() % 600;
+            match mode {
+                0 => words
+                    .iter()
+                    .for_each(|word| word.store(random(), Ordering::Relaxed)),
+                1 => words[(random() % words.len() as u64) as usize]
+                    .store(random(), Ordering::Relaxed),
+                // Possible positions, so that slots of nonsense are taken for commands.
+                2 => positions[(random() % 6) as usize].store(near, Ordering::Relaxed),
+                _ => positions[(random() % 6) as usize].store(random(), Ordering::Relaxed),
+            }
+            board.turns().fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_micros(20));
+        }
+    }
+}
+
 /// Not a test by itself: what the other tests' child processes run.
 #[test]
 fn role() {
@@ -343,6 +385,7 @@ fn role() {
     let (directory, board) = (PathBuf::from(directory), Board(board));
     match role.as_str() {
         "rt" => run_real_time(&directory, board),
+        "hostile" => run_hostile(&directory, &board),
         _ => run_agent(&directory, &board),
     }
 }
@@ -384,6 +427,21 @@ fn grows(what: &str, counter: &AtomicU64, more: u64) {
     }
 }
 
+/// A directory for the socket, a board, and what tells the children of both.
+fn place() -> (tempfile::TempDir, (Board, OwnedFd), String) {
+    let directory = tempfile::tempdir().unwrap();
+    let access = PeerAccess::ReadWrite;
+    let (segment, fd) =
+        Segment::create(c"kairo-board", Kind::Stats, BOARD_WORDS, 0, 1, access).unwrap();
+    let place = format!(
+        "{}|/proc/{}/fd/{}",
+        directory.path().display(),
+        std::process::id(),
+        fd.as_raw_fd()
+    );
+    (directory, (Board(Arc::new(segment)), fd), place)
+}
+
 fn from_environment(name: &str, otherwise: u64) -> u64 {
     let value = std::env::var(name).ok();
     value.map_or(otherwise, |value| value.parse().unwrap())
@@ -402,17 +460,7 @@ fn a_thousand_kills_of_either_side_corrupt_nothing_and_stop_nobody() {
         noise ^= noise << 17;
         (noise >> 11) % below
     };
-    let directory = tempfile::tempdir().unwrap();
-    let access = PeerAccess::ReadWrite;
-    let (segment, fd) =
-        Segment::create(c"kairo-board", Kind::Stats, BOARD_WORDS, 0, 1, access).unwrap();
-    let board = Board(Arc::new(segment));
-    let number = fd.as_raw_fd();
-    let place = format!(
-        "{}|/proc/{}/fd/{number}",
-        directory.path().display(),
-        std::process::id()
-    );
+    let (_directory, (board, _fd), place) = place();
     let mut real_time = Side::start("rt", &place);
     let mut agent = Side::start("agent", &place);
     let began = Instant::now();
@@ -442,4 +490,28 @@ fn a_thousand_kills_of_either_side_corrupt_nothing_and_stop_nobody() {
     grows("the pair", board.answers(), 100);
     assert_eq!(board.corrupt().load(Ordering::Relaxed), 0, "seed {seed}");
     println!("{kills} kills in {:?}", began.elapsed());
+}
+
+#[test]
+fn a_process_that_writes_anything_anywhere_stops_nobody() {
+    let (_directory, (board, _fd), place) = place();
+    let mut real_time = Side::start("rt", &place);
+    let mut hostile = Side::start("hostile", &place);
+    for _ in 0..20 {
+        grows("the hostile process", board.turns(), 200);
+        grows("the real-time side", board.ticks(), 20);
+        let ended = real_time.0.try_wait().unwrap();
+        assert!(ended.is_none(), "the real-time side: {ended:?}");
+    }
+    // It did get through: otherwise nothing was tried.
+    assert!(board.corrupt().load(Ordering::Relaxed) > 0);
+    hostile.kill();
+    grows("the real-time side", board.ticks(), 20);
+    // Whoever comes next shares nothing with it.
+    let agent = Side::start("agent", &place);
+    grows("the pair", board.answers(), 1);
+    board.corrupt().store(0, Ordering::Relaxed);
+    grows("the pair", board.answers(), 100);
+    assert_eq!(board.corrupt().load(Ordering::Relaxed), 0);
+    drop(agent);
 }
