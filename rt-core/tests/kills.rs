@@ -161,7 +161,7 @@ impl Loop {
                 }
             };
             let expected = value_of(command.sequence, lease.epoch);
-            let whole = command.position_rad.iter().all(|value| *value == expected);
+            let whole = command.target.iter().all(|value| *value == expected);
             let next = command.lease_epoch == lease.epoch && command.sequence == self.newest + 1;
             self.board.check(whole && next);
             self.newest = command.sequence;
@@ -295,7 +295,7 @@ fn command(mut claim: Claim, board: &Board) {
         let next = Command {
             sequence,
             lease_epoch: claim.epoch,
-            position_rad: [value_of(sequence, claim.epoch); MAX_JOINTS],
+            target: [value_of(sequence, claim.epoch); MAX_JOINTS],
             ..Command::default()
         };
         match claim.commands.push(&next) {
