@@ -41,6 +41,8 @@ pub struct Parts {
     pub accel: Accel,
     /// Whether the guest's clocks count instructions instead of time; one CPU, emulated.
     pub instruction_time: bool,
+    /// Whether reads that the host has in memory are answered at once (io_uring).
+    pub disk_at_once: bool,
     /// The kernel image.
     pub kernel: PathBuf,
     /// The kernel's command line.
@@ -96,9 +98,14 @@ impl Parts {
         add(&["-append", &self.command_line]);
         let snapshot = if self.disk_keeps_writes { "off" } else { "on" };
         let disk = escaped(&self.disk);
+        let aio = if self.disk_at_once {
+            ",aio=io_uring"
+        } else {
+            ""
+        };
         add(&[
             "-drive",
-            &format!("if=none,id=disk,format=raw,snapshot={snapshot},file={disk}"),
+            &format!("if=none,id=disk,format=raw,snapshot={snapshot}{aio},file={disk}"),
         ]);
         // One queue: a queue per CPU has its interrupt on the isolated core, where it cannot be
         // moved away from.
@@ -180,6 +187,7 @@ mod tests {
             },
             accel: Accel::Tcg,
             instruction_time: false,
+            disk_at_once: false,
             kernel: "/k".into(),
             command_line: "root=/dev/vda3 ro".into(),
             disk: "/d".into(),
