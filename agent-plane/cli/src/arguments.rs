@@ -57,6 +57,14 @@ pub enum Command {
         #[arg(default_value = "{}")]
         params: String,
     },
+    /// Shows and exports what the flight recorder kept.
+    Record {
+        /// The verb.
+        #[command(subcommand)]
+        command: RecordCommand,
+    },
+    /// Replays a record through kairo-rt and compares every output, bit for bit.
+    Replay(ReplayOptions),
     /// Prints events as they happen.
     Events(EventOptions),
 }
@@ -153,6 +161,55 @@ pub struct LatencyOptions {
     /// Write a plot to this file.
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
+}
+
+/// Verbs of `record`.
+#[derive(Debug, Subcommand)]
+pub enum RecordCommand {
+    /// Lists the record files of a directory.
+    List {
+        /// The directory.
+        #[arg(
+            long,
+            value_name = "DIR",
+            env = "KAIRO_RECORD_DIR",
+            default_value = "/var/lib/kairo/records"
+        )]
+        directory: PathBuf,
+    },
+    /// Shows what is in a record file, and how it ends.
+    Info {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Writes a record file in a format that other programs read.
+    Export(ExportOptions),
+}
+
+/// Options of `record export`.
+#[derive(Debug, Args)]
+pub struct ExportOptions {
+    /// The record file.
+    pub file: PathBuf,
+    /// Write MCAP, with JSON messages and their schemas, for Foxglove and its kin.
+    #[arg(long, value_name = "FILE", required_unless_present = "csv")]
+    pub mcap: Option<PathBuf>,
+    /// Write comma-separated values, a row for every word.
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+}
+
+/// Options of `replay`.
+#[derive(Debug, Args)]
+pub struct ReplayOptions {
+    /// The record file.
+    pub file: PathBuf,
+    /// Begin at the last keyframe before this tick.
+    #[arg(long, value_name = "TICK")]
+    pub from: Option<u64>,
+    /// Stop after this tick.
+    #[arg(long, value_name = "TICK")]
+    pub to: Option<u64>,
 }
 
 /// Options of `events`.

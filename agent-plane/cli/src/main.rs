@@ -14,6 +14,7 @@ mod failure;
 mod latency;
 mod latency_window;
 mod plot;
+mod record;
 mod rt;
 mod send;
 mod status;
@@ -23,7 +24,9 @@ use clap::Parser;
 use kairo_wire::Client;
 use kairo_wire::endpoint::Endpoint;
 
-use crate::arguments::{Arguments, Command, DeviceCommand, FailsafeCommand, RtCommand};
+use crate::arguments::{
+    Arguments, Command, DeviceCommand, FailsafeCommand, RecordCommand, RtCommand,
+};
 use crate::failure::Failure;
 use crate::terminal::Terminal;
 
@@ -43,6 +46,16 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
+    if let Command::Record { command } = &arguments.command {
+        return match command {
+            RecordCommand::List { directory } => record::list(terminal, directory),
+            RecordCommand::Info { file } => record::info(terminal, file),
+            RecordCommand::Export(options) => record::export(terminal, options),
+        };
+    }
+    if let Command::Replay(options) = &arguments.command {
+        return record::replay(terminal, options);
+    }
     if let Command::Failsafe { command } = &arguments.command {
         return match command {
             FailsafeCommand::List(options) => failsafe::list(terminal, options),
@@ -71,7 +84,7 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
             DeviceCommand::Watch(options) => device::watch(&mut session, terminal, options),
         },
         // Needs no kernel, and was done above.
-        Command::Failsafe { .. } => Ok(()),
+        Command::Failsafe { .. } | Command::Record { .. } | Command::Replay(_) => Ok(()),
         Command::Rt { command } => match command {
             RtCommand::Status => rt::status(&mut session, terminal),
             RtCommand::Histogram(options) => rt::histogram(&mut session, terminal, options),
