@@ -134,6 +134,9 @@ impl ControlLoop {
         let tick = tick_of(period);
         let interval = (BELL_INTERVAL_NS / self.period_ns).max(1);
         let mut news = tick.number.is_multiple_of(interval);
+        for seat in &mut self.seats {
+            seat.begin(tick);
+        }
         // What the server orders: leases and state buffers, opened and closed.
         self.take_orders(tick);
         // 1. Observe.

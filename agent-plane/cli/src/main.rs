@@ -7,7 +7,10 @@
 
 mod arguments;
 mod call;
+mod config_check;
+mod cyclictest;
 mod device;
+mod doctor;
 mod events;
 mod failsafe;
 mod failure;
@@ -25,7 +28,7 @@ use kairo_wire::Client;
 use kairo_wire::endpoint::Endpoint;
 
 use crate::arguments::{
-    Arguments, Command, DeviceCommand, FailsafeCommand, RecordCommand, RtCommand,
+    Arguments, Command, ConfigCommand, DeviceCommand, FailsafeCommand, RecordCommand, RtCommand,
 };
 use crate::failure::Failure;
 use crate::terminal::Terminal;
@@ -62,6 +65,14 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
             FailsafeCommand::Simulate(options) => failsafe::simulate(terminal, options),
         };
     }
+    match &arguments.command {
+        Command::Doctor(options) => return doctor::rt(arguments, terminal, options),
+        Command::Config { command } => {
+            let ConfigCommand::Check(options) = command;
+            return config_check::check(terminal, options);
+        }
+        _ => {}
+    }
     let endpoint = match &arguments.socket {
         Some(text) => Endpoint::parse(text).map_err(kairo_wire::ClientError::from)?,
         None => Endpoint::from_environment().map_err(kairo_wire::ClientError::from)?,
@@ -81,13 +92,19 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
             }
             DeviceCommand::Release { device } => device::release(&mut session, terminal, device),
             DeviceCommand::Send(options) => send::send(&mut session, terminal, options),
+            DeviceCommand::Reset { device } => send::reset(&mut session, terminal, device),
             DeviceCommand::Watch(options) => device::watch(&mut session, terminal, options),
         },
-        // Needs no kernel, and was done above.
-        Command::Failsafe { .. } | Command::Record { .. } | Command::Replay(_) => Ok(()),
+        // Need no kernel, and were done above.
+        Command::Failsafe { .. }
+        | Command::Record { .. }
+        | Command::Replay(_)
+        | Command::Doctor(_)
+        | Command::Config { .. } => Ok(()),
         Command::Rt { command } => match command {
             RtCommand::Status => rt::status(&mut session, terminal),
             RtCommand::Histogram(options) => rt::histogram(&mut session, terminal, options),
+            RtCommand::Reset => rt::reset(&mut session, terminal),
         },
     }
 }

@@ -54,6 +54,10 @@ impl Seat {
         }
     }
 
+    pub(super) fn begin(&mut self, tick: Tick) {
+        self.device.begin(tick);
+    }
+
     pub(super) fn decide(&mut self, now: MonoNs, armed: bool) {
         self.device.decide(now, armed);
     }

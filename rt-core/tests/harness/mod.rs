@@ -224,7 +224,10 @@ impl Robot {
     /// Connects, and waits until the arm is there.
     pub fn connect_ready(&self) -> AgentPlane {
         let mut plane = self.connect();
-        plane.wait_for_phase(Phase::Holding);
+        eventually("the arm is there", || {
+            let phase = plane.state().phase;
+            (phase == Phase::Holding as u32 || phase == Phase::Idle as u32).then_some(())
+        });
         plane
     }
 
@@ -521,7 +524,7 @@ impl Lease {
             velocity_scale: 1.0,
             ..Command::default()
         };
-        command.position_rad[..6].copy_from_slice(&target);
+        command.target[..6].copy_from_slice(&target);
         command
     }
 
