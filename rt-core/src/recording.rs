@@ -6,7 +6,7 @@
 //! and its record, and `kairo-rt --replay` possible. A new input gets a tag here, a line in
 //! [`entries`], and goes through the tap where it is read; state that a tick keeps goes into the
 //! `recorded!` list of its struct. What is forgotten makes the replay of a recorded session differ
-//! (`tests/replay.rs`) or does not compile.
+//! (`tests/record.rs`) or does not compile.
 //!
 //! Counters and histograms are neither inputs nor outputs: no tick reads them.
 
