@@ -15,7 +15,7 @@ use crate::bringup::thread::ThreadPlan;
 use crate::bus_loop::{BusLoop, BusParts, BusSeat};
 use crate::bus_supervisor::{BusSupervisor, PortPath, ServoPlan};
 use crate::config::{DeviceConfig, OverrunPolicy, RobotConfig};
-use crate::control_loop::{ControlLoop, LoopParts};
+use crate::control_loop::{ControlLoop, Guard, LoopParts, SeatParts};
 use crate::device::Device;
 use crate::exchange::{LoopSide, pair};
 use crate::link_server::{DeviceRoute, LoopPort};
@@ -71,7 +71,12 @@ pub fn assemble(robot: &RobotConfig, stats: &Stats, bell: &Wake, shared: &Arc<Sh
             (route.control_loop, route.seat) = (index, devices.len());
             // Every device is on exactly one bus, so its side was made above.
             if let Some(side) = loop_sides[number].take() {
-                devices.push((Device::new(device, period_ns), side));
+                devices.push(SeatParts {
+                    device: Device::new(device, period_ns),
+                    link: side,
+                    number,
+                    guard: Guard::new(&robot.failsafe),
+                });
             }
         }
         let (orders, orders_end) = rtrb::RingBuffer::new(ORDERS_MAX);

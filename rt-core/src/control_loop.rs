@@ -14,6 +14,7 @@
 //! stand after everything that could exceed them, and nothing comes between the limits and the
 //! goals.
 
+mod failsafe;
 mod seat;
 
 use std::sync::Arc;
@@ -23,13 +24,16 @@ use kairo_link::abi::Cause;
 use kairo_link::stats::{LoopStats, PeriodStats, Stats, add};
 
 use crate::config::OverrunPolicy;
-use crate::device::{Device, Tick};
-use crate::exchange::LoopSide;
+use crate::device::Tick;
+use crate::estop::Reader;
 use crate::order::{Event, Order};
 use crate::periodic::{Period, Periodic};
 use crate::shared::Shared;
 use crate::wake::Wake;
 use seat::Seat;
+
+pub use failsafe::Guard;
+pub use seat::SeatParts;
 
 /// Orders taken in one tick.
 const ORDERS_PER_TICK_MAX: usize = 8;
@@ -49,6 +53,7 @@ pub struct ControlLoop {
     stats: Stats,
     shared: Arc<Shared>,
     stopping: bool,
+    reader: Reader,
 }
 
 /// What a loop is made of.
@@ -61,7 +66,7 @@ pub struct LoopParts {
     /// What it does about missed periods.
     pub overrun: OverrunPolicy,
     /// Its devices, with their ends towards the bus.
-    pub devices: Vec<(Device, LoopSide)>,
+    pub devices: Vec<SeatParts>,
     /// Orders of the link server.
     pub orders: rtrb::Consumer<Order>,
     /// Events for it.
@@ -82,9 +87,8 @@ impl ControlLoop {
             index: parts.index,
             period_ns: parts.period_ns,
             overrun: parts.overrun,
-            seats: seats
-                .map(|(device, link)| Seat::new(device, link))
-                .collect(),
+            seats: seats.map(Seat::new).collect(),
+            reader: Reader::default(),
             orders: parts.orders,
             events: parts.events,
             bell: parts.bell,
@@ -108,7 +112,7 @@ impl ControlLoop {
         // 1. Observe. Inputs are recorded here, as the steps below will see them.
         self.observe(tick);
         // 2. Decide: shutdown, e-stop and failsafe. What they decide outranks all that follows.
-        self.decide(tick);
+        news |= self.decide(tick);
         // 3. Commands, each judged; those in force expire.
         news |= self.take_commands(tick);
         // 4. Blocks: controllers, which may be wrong.
@@ -164,11 +168,35 @@ impl ControlLoop {
         }
     }
 
-    fn decide(&mut self, tick: Tick) {
+    /// Every device's failsafe machine decides; true when any decided otherwise than before.
+    fn decide(&mut self, tick: Tick) -> bool {
         if !self.stopping && self.shared.is_stopping() {
             self.stopping = true;
             self.make_safe(tick, Cause::ShuttingDown);
         }
+        let words = self.shared.estop();
+        let mut robot = self.reader.read(tick.time, words);
+        let ending = kairo_failsafe::Cause::ShuttingDown;
+        robot.conditions = robot.conditions.with(ending, self.stopping);
+        let troubled = self
+            .seats
+            .iter()
+            .filter(|seat| seat.is_in_trouble())
+            .count();
+        let (mut news, mut healthy) = (false, true);
+        for seat in &mut self.seats {
+            let others = troubled - usize::from(seat.is_in_trouble());
+            let mut flags = robot;
+            flags.conditions =
+                (flags.conditions).with(kairo_failsafe::Cause::DeviceLink, others > 0);
+            news |= seat.decide(tick, flags, words);
+            healthy &= seat.is_healthy();
+        }
+        self.reader.answer(words, self.index);
+        if healthy {
+            words.pump(self.index);
+        }
+        news
     }
 
     /// Ends every lease, and every device takes its declared safe action.
@@ -230,8 +258,10 @@ impl Periodic for ControlLoop {
     }
 
     fn decided(&mut self, now: MonoNs, armed: bool) {
+        let words = self.shared.estop();
+        self.reader.begin(words);
         for seat in &mut self.seats {
-            seat.decide(now, armed);
+            seat.begin(now, armed, words.latched_at_start());
         }
     }
 
@@ -242,6 +272,9 @@ impl Periodic for ControlLoop {
     fn overran(&mut self, period: Period) {
         if self.overrun == OverrunPolicy::Stop {
             add(&self.own_stats().stops, 1);
+            for seat in &mut self.seats {
+                seat.overran();
+            }
             self.make_safe(tick_of(period), Cause::LoopOverrun);
         }
     }

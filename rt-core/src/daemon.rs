@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use kairo_link::MonoNs;
 use kairo_link::control::BringupCheck;
+use kairo_link::operator;
 use kairo_link::segment::{Kind, PeerAccess, Segment, SegmentError};
 use kairo_link::stats::{self, Stats};
 use nix::errno::Errno;
@@ -36,7 +37,8 @@ use crate::bus_loop::BusLoop;
 use crate::config::RobotConfig;
 use crate::control_loop::ControlLoop;
 use crate::journal::note;
-use crate::link_server::{EpochCounter, LinkServer, ListenError, Listener};
+use crate::link_server::{EpochCounter, LinkServer, ListenError, Listener, Safety};
+use crate::operator::{Desk, OperatorServer};
 use crate::periodic::{self, Periodic, Terms};
 use crate::sd_notify::Notifier;
 use crate::shared::Shared;
@@ -122,13 +124,16 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     bringup.push(ordinary_main(&helper_mask));
 
     let (stats, stats_fd) = make_stats()?;
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(Shared::new(&robot.estop));
     let bell = Wake::new().map_err(|errno| DaemonError::System {
         call: "eventfd",
         errno,
     })?;
     let made = assemble(robot, &stats, &bell, &shared);
     let listener = Listener::bind(&options.run_dir.join("rt.sock"), options.agent_uid)?;
+    // Nobody of the agent plane, whoever that is: only root and the own user.
+    let own = nix::unistd::geteuid().as_raw();
+    let operators = Listener::bind(&options.run_dir.join(operator::SOCKET_NAME), own)?;
     let (buses, loops, checks) =
         start_real_time(made.buses, made.loops).inspect_err(|_| shared.stop())?;
     bringup.extend(checks);
@@ -146,7 +151,30 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     }
     let mut welcome = describe(robot);
     (welcome.armed, welcome.bringup) = (armed, bringup);
+    let desk = Arc::new(Desk {
+        shared: Arc::clone(&shared),
+        devices: robot
+            .devices
+            .iter()
+            .map(|device| device.name.clone())
+            .collect(),
+        inputs: robot
+            .estop
+            .inputs
+            .iter()
+            .map(|input| input.name.clone())
+            .collect(),
+        loops: robot.loops.len(),
+    });
+    let operator_server = OperatorServer {
+        listener: operators,
+        desk: Arc::clone(&desk),
+    };
+    helpers.push(ordinary("operators", &helper_mask, move || {
+        operator_server.run()
+    })?);
     let server = LinkServer {
+        safety: Safety::new(desk, robot.estop.clear_over_ipc),
         listener,
         welcome,
         not_armed_because: not_armed_because.clone(),

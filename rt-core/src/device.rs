@@ -9,6 +9,7 @@
 //! was measured only once or a while ago; and no command outlives
 //! its time to live, its lease, its bus or the agent plane.
 
+use kairo_failsafe::Action;
 use kairo_link::MonoNs;
 use kairo_link::abi::{
     Cause, Command, DeviceState, JointState, MAX_JOINTS, Mode, Phase, Reply, Verdict,
@@ -61,6 +62,10 @@ pub struct Device {
     lease_epoch: u64,
     newest_sequence: u64,
     in_force: Option<InForce>,
+    /// What the failsafe machine demands instead of the declared safe action.
+    demanded: Option<SafeAction>,
+    /// Whether it lets nobody command the device.
+    inhibited: bool,
 }
 
 impl Device {
@@ -90,6 +95,8 @@ impl Device {
             lease_epoch: 0,
             newest_sequence: 0,
             in_force: None,
+            demanded: None,
+            inhibited: false,
         }
     }
 
@@ -106,6 +113,19 @@ impl Device {
     /// Whether its bus is up and every joint has answered steadily on this connection. rt-safe.
     pub const fn is_present(&self) -> bool {
         self.present
+    }
+
+    /// Where it stands. rt-safe.
+    pub const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The temperature of its hottest joint, °C; of the newest samples. rt-safe.
+    pub fn hottest_c(&self) -> f64 {
+        let joints = &self.feedback.joints[..self.joint_count];
+        joints
+            .iter()
+            .fold(0.0, |hottest: f64, joint| hottest.max(joint.temperature_c))
     }
 
     /// The epoch of the lease in force; zero without. rt-safe.
@@ -180,12 +200,38 @@ impl Device {
         }
     }
 
+    /// The failsafe machine demands `action`: nothing is followed while it `refuses` commands.
+    /// Called every tick for as long as it does. rt-safe.
+    pub fn restrain(&mut self, now: MonoNs, action: Action, cause: Cause, refuses: bool) {
+        self.demanded = match action {
+            Action::Hold => Some(SafeAction::Hold),
+            Action::TorqueOff => Some(SafeAction::TorqueOff),
+            _ => None,
+        };
+        self.inhibited = refuses;
+        let begins = self.phase != Phase::Safe || self.cause != cause;
+        if begins && (refuses || self.phase != Phase::Following) {
+            self.take_safe_action(now, cause);
+        }
+    }
+
+    /// The failsafe machine demands nothing any more. Nothing moves by that. rt-safe.
+    pub fn release(&mut self, now: MonoNs) {
+        (self.demanded, self.inhibited) = (None, false);
+        if self.phase == Phase::Safe && self.torque {
+            self.enter(Phase::Holding, Cause::None, now);
+        } else if self.phase == Phase::Safe {
+            self.enter(Phase::Idle, Cause::None, now);
+        }
+    }
+
     /// Judges a command taken from the ring, and follows it if it is good. `now` is when it was
     /// taken. rt-safe.
     pub fn command(&mut self, now: MonoNs, tick: Tick, command: &Command) -> Reply {
         let standing = Standing {
             armed: self.armed,
             bus_up: self.present && (self.torque || self.is_steady()),
+            inhibited: self.inhibited,
             lease_epoch: self.lease_epoch,
             newest_sequence: self.newest_sequence,
             ttl_max_ns: self.ttl_max_ns,
@@ -278,7 +324,8 @@ impl Device {
                 self.target_rad[joint] = self.motions[joint].position_rad;
             }
         }
-        let lets_go = self.phase == Phase::Safe && self.safe_action == SafeAction::TorqueOff;
+        let action = self.demanded.unwrap_or(self.safe_action);
+        let lets_go = self.phase == Phase::Safe && action == SafeAction::TorqueOff;
         if lets_go && !self.is_moving() {
             self.torque = false;
         }

@@ -18,6 +18,8 @@ pub struct Standing<'d> {
     pub armed: bool,
     /// Whether its bus is up and every joint's feedback is fresh.
     pub bus_up: bool,
+    /// Whether the failsafe machine lets nobody command it.
+    pub inhibited: bool,
     /// The epoch of the lease in force; zero when there is none, which no lease has.
     pub lease_epoch: u64,
     /// The sequence number of the newest accepted command of this lease; zero before the first.
@@ -109,6 +111,8 @@ fn standing_fault(command: &Command, standing: &Standing<'_>) -> Option<Verdict>
         Some(Verdict::NotArmed)
     } else if !standing.bus_up {
         Some(Verdict::BusLost)
+    } else if standing.inhibited {
+        Some(Verdict::Inhibited)
     } else if standing.lease_epoch == 0 || command.lease_epoch != standing.lease_epoch {
         Some(Verdict::StaleEpoch)
     } else if command.sequence <= standing.newest_sequence {
@@ -162,6 +166,7 @@ mod tests {
         Standing {
             armed: true,
             bus_up: true,
+            inhibited: false,
             lease_epoch: 7,
             newest_sequence: 4,
             ttl_max_ns: 1_000_000_000,
@@ -203,9 +208,10 @@ mod tests {
     #[test]
     fn each_fault_has_its_verdict() {
         type Change = fn(&mut Command, &mut Standing<'static>);
-        let table: [(Change, Verdict); 18] = [
+        let table: [(Change, Verdict); 19] = [
             (|_, s| s.armed = false, Verdict::NotArmed),
             (|_, s| s.bus_up = false, Verdict::BusLost),
+            (|_, s| s.inhibited = true, Verdict::Inhibited),
             (|c, _| c.lease_epoch = 6, Verdict::StaleEpoch),
             (
                 |c, s| (c.lease_epoch, s.lease_epoch) = (0, 0),
@@ -247,6 +253,7 @@ mod tests {
         let mut standing = Standing {
             armed: false,
             bus_up: false,
+            inhibited: true,
             ..standing()
         };
         let mut seen = Vec::new();
@@ -256,6 +263,7 @@ mod tests {
             match verdict {
                 Verdict::NotArmed => standing.armed = true,
                 Verdict::BusLost => standing.bus_up = true,
+                Verdict::Inhibited => standing.inhibited = false,
                 Verdict::StaleEpoch => command.lease_epoch = 7,
                 Verdict::StaleSequence => command.sequence = 5,
                 Verdict::TtlOutOfRange => command.ttl_ns = 1000,
@@ -271,6 +279,7 @@ mod tests {
         let documented = [
             Verdict::NotArmed,
             Verdict::BusLost,
+            Verdict::Inhibited,
             Verdict::StaleEpoch,
             Verdict::StaleSequence,
             Verdict::TtlOutOfRange,

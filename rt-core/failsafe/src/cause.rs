@@ -45,13 +45,13 @@ causes! {
         "the loop missed periods and its overrun policy says stop",
     /// The servo says that something is wrong with it.
     ServoFault "servo_fault"
-        "a servo reports a fault other than its temperature",
+        "a servo reports overload, overcurrent or a broken sensor, or loses its torque again and again",
     /// Too hot.
     OverTemperature "over_temperature"
-        "a servo reports that it is too hot, or is above temperature_max_c",
+        "a servo is hotter than temperature_max_c",
     /// The joint does not follow.
     FollowingError "following_error"
-        "a joint is farther from its setpoint than following_error_max_rad for too long",
+        "a joint is too far from its setpoint for too long",
     /// Nobody answers on the bus.
     BusLost "bus_lost"
         "the bus is unplugged, or nobody answers on it",

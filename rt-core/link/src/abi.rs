@@ -84,6 +84,8 @@ wire_enum! {
         PositionLimit = 10 "position_limit",
         /// Velocity scale is not in (0, 1].
         VelocityScale = 11 "velocity_scale",
+        /// An emergency stop or the failsafe machine forbids motion; the device's cause says which.
+        Inhibited = 17 "inhibited",
     }
 }
 
@@ -100,6 +102,8 @@ wire_enum! {
         Safe = 3 "safe",
         /// The bus is lost. Nothing can be commanded.
         Lost = 4 "lost",
+        /// Present and not under torque: the first command switches it on.
+        Idle = 5 "idle",
     }
 }
 
@@ -128,6 +132,10 @@ wire_enum! {
         ShuttingDown = 9 "shutting_down",
         /// The loop missed a period, and its overrun policy is to stop.
         LoopOverrun = 10 "loop_overrun",
+        /// The emergency stop is in force.
+        EmergencyStop = 13 "emergency_stop",
+        /// The failsafe machine decided so.
+        Failsafe = 14 "failsafe",
     }
 }
 

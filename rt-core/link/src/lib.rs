@@ -25,6 +25,7 @@ pub mod control;
 pub mod histogram;
 pub mod latest;
 pub mod mono;
+pub mod operator;
 pub mod pod;
 pub mod ring;
 pub mod segment;

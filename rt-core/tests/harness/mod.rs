@@ -25,6 +25,7 @@ use kairo_link::abi::{
     COMMAND_SLOTS, Cause, Command, DeviceState, Mode, Phase, REPLY_SLOTS, Reply, Verdict,
 };
 use kairo_link::control::{ControlSocket, Notice, Request, Welcome};
+use kairo_link::operator::{OperatorReply, OperatorRequest, SOCKET_NAME};
 use kairo_link::segment::{Kind, PeerAccess, Segment, VERSION};
 use kairo_link::stats::{PAYLOAD_WORDS, Stats};
 use kairo_link::{MonoNs, latest, ring};
@@ -213,10 +214,29 @@ impl Robot {
         })
     }
 
-    /// Connects, and waits until the arm is there.
+    /// Asks the operator socket.
+    pub fn operator(&self, request: &OperatorRequest) -> Option<OperatorReply> {
+        let socket = ControlSocket::connect(&self.directory.join(SOCKET_NAME)).ok()?;
+        socket.send(request, &[]).ok()?;
+        socket.receive().ok().map(|(reply, _)| reply)
+    }
+
+    /// Clears the e-stop that the daemon starts with, as an operator does.
+    pub fn clear_estop(&self) {
+        eventually("the e-stop is cleared", || {
+            let reply = self.operator(&OperatorRequest::ClearEstop)?;
+            reply.done.then_some(())
+        });
+    }
+
+    /// Connects, clears the e-stop, and waits until the arm is there.
     pub fn connect_ready(&self) -> AgentPlane {
         let mut plane = self.connect();
-        plane.wait_for_phase(Phase::Holding);
+        self.clear_estop();
+        eventually("the arm is there and nothing is wrong", || {
+            let phase = Phase::from_u32(plane.state().phase);
+            matches!(phase, Some(Phase::Holding | Phase::Idle)).then_some(())
+        });
         plane
     }
 
