@@ -10,6 +10,7 @@ use kairo_link::control::{
 };
 use kairo_link::segment::VERSION;
 use kairo_link::stats::Stats;
+use kairo_record::tap::Tap;
 
 use crate::bringup::thread::ThreadPlan;
 use crate::bus_loop::{BusLoop, BusParts, BusSeat};
@@ -47,7 +48,16 @@ pub struct Assembly {
 }
 
 /// Makes all parts of `robot`. setup-only.
-pub fn assemble(robot: &RobotConfig, stats: &Stats, bell: &Wake, shared: &Arc<Shared>) -> Assembly {
+///
+/// `taps` are those of the loops, in order; loops without one are not recorded.
+pub fn assemble(
+    robot: &RobotConfig,
+    stats: &Stats,
+    bell: &Wake,
+    shared: &Arc<Shared>,
+    taps: Vec<Tap>,
+) -> Assembly {
+    let mut taps = taps.into_iter();
     let mut made = Assembly {
         loops: Vec::new(),
         buses: Vec::new(),
@@ -92,6 +102,7 @@ pub fn assemble(robot: &RobotConfig, stats: &Stats, bell: &Wake, shared: &Arc<Sh
             bell: bell.clone(),
             stats: stats.clone(),
             shared: Arc::clone(shared),
+            tap: taps.next().unwrap_or_else(Tap::off),
         });
         let terms = Terms {
             plan: plan(&config.name, config.priority, config.core),
@@ -101,6 +112,7 @@ pub fn assemble(robot: &RobotConfig, stats: &Stats, bell: &Wake, shared: &Arc<Sh
                 overrun: config.overrun,
             },
             budget_ns: config.budget_us * 1000,
+            trace_system_calls: robot.trace_system_calls,
             shared: Arc::clone(shared),
         };
         made.loops.push((control_loop, terms));
@@ -174,6 +186,8 @@ fn assemble_bus(
         },
         // Most of a cycle is waiting for the wire, which may take the whole period.
         budget_ns: period_ns,
+        // A cycle is made of system calls.
+        trace_system_calls: false,
         shared: Arc::clone(shared),
     };
     made.buses.push((bus, terms));

@@ -13,22 +13,31 @@
 //! ([`ControlLoop::tick`]): what decides about safety stands before what it decides about, limits
 //! stand after everything that could exceed them, and nothing comes between the limits and the
 //! goals.
+//!
+//! A tick is a function of the loop's state and of what comes through the loop's tap: `recording`
+//! has the rule. So a recorded session can be replayed, bit for bit, by this same code
+//! ([`ControlLoop::replay`]).
 
 mod failsafe;
 mod seat;
 
 use std::sync::Arc;
 
+use kairo_failsafe::Flags;
 use kairo_link::MonoNs;
 use kairo_link::abi::Cause;
 use kairo_link::stats::{LoopStats, PeriodStats, Stats, add};
+use kairo_record::state::{Malformed, Sink, Source, State};
+use kairo_record::tap::{self, Difference, Tap};
 
 use crate::config::OverrunPolicy;
 use crate::device::Tick;
 use crate::estop::Reader;
 use crate::order::{Event, Order};
 use crate::periodic::{Period, Periodic};
+use crate::recording::{OrderTaken, RobotFlags, of_loop, tag};
 use crate::shared::Shared;
+use crate::system_call_trace;
 use crate::wake::Wake;
 use seat::Seat;
 
@@ -39,6 +48,8 @@ pub use seat::SeatParts;
 const ORDERS_PER_TICK_MAX: usize = 8;
 /// States are announced by the bell at this interval at most, 100 times a second.
 const BELL_INTERVAL_NS: u64 = 10_000_000;
+/// A keyframe is recorded this often: what a replay that begins in the middle may have to skip.
+const KEYFRAME_INTERVAL_NS: u64 = 1_000_000_000;
 
 /// A loop before and while it runs. See the module documentation.
 #[derive(Debug)]
@@ -54,6 +65,8 @@ pub struct ControlLoop {
     shared: Arc<Shared>,
     stopping: bool,
     reader: Reader,
+    tap: Tap,
+    keyframe_due: bool,
 }
 
 /// What a loop is made of.
@@ -77,6 +90,8 @@ pub struct LoopParts {
     pub stats: Stats,
     /// The words shared with other threads.
     pub shared: Arc<Shared>,
+    /// The way of everything from outside.
+    pub tap: Tap,
 }
 
 impl ControlLoop {
@@ -87,7 +102,10 @@ impl ControlLoop {
             index: parts.index,
             period_ns: parts.period_ns,
             overrun: parts.overrun,
-            seats: seats.map(Seat::new).collect(),
+            seats: seats
+                .enumerate()
+                .map(|(index, part)| Seat::new(index, part))
+                .collect(),
             reader: Reader::default(),
             orders: parts.orders,
             events: parts.events,
@@ -95,6 +113,8 @@ impl ControlLoop {
             stats: parts.stats,
             shared: parts.shared,
             stopping: false,
+            tap: parts.tap,
+            keyframe_due: true,
         }
     }
 
@@ -104,12 +124,14 @@ impl ControlLoop {
 
     /// One tick. The order of the steps is a promise; see the module documentation.
     fn tick(&mut self, period: Period) {
+        self.tap.begin();
+        let period = self.tap.input(of_loop(tag::PERIOD), || period);
         let tick = tick_of(period);
         let interval = (BELL_INTERVAL_NS / self.period_ns).max(1);
         let mut news = tick.number.is_multiple_of(interval);
         // What the server orders: leases and state buffers, opened and closed.
         self.take_orders(tick);
-        // 1. Observe. Inputs are recorded here, as the steps below will see them.
+        // 1. Observe.
         self.observe(tick);
         // 2. Decide: shutdown, e-stop and failsafe. What they decide outranks all that follows.
         news |= self.decide(tick);
@@ -118,11 +140,12 @@ impl ControlLoop {
         // 4. Blocks: controllers, which may be wrong.
         // 5. Limits, applied last and to everything: the setpoints move by one period.
         self.move_setpoints(period);
-        // 6. Goals to the bus, states to the agent plane. Outputs are recorded here.
+        // 6. Goals to the bus, states to the agent plane.
         self.publish(tick);
+        self.tap.end();
         news |= self.hand_back();
         if news {
-            self.bell.ring();
+            system_call_trace::permitted(|| self.bell.ring());
         }
     }
 
@@ -132,8 +155,16 @@ impl ControlLoop {
             if self.seats.iter().any(Seat::has_to_hand_back) {
                 return;
             }
-            let Ok(order) = self.orders.pop() else { return };
-            self.obey(order, tick);
+            let mut popped = None;
+            let taken = self.tap.input_some(of_loop(tag::ORDER), || {
+                popped = self.orders.pop().ok();
+                popped.as_ref().map(OrderTaken::from)
+            });
+            let Some(taken) = taken else { return };
+            // In a replay nothing was popped: rings with nobody behind them stand in.
+            if let Some(order) = popped.or_else(|| taken.rebuild(self.seats.len())) {
+                self.obey(order, tick);
+            }
         }
     }
 
@@ -144,23 +175,23 @@ impl ControlLoop {
             Order::CloseState { device } => self.seats[device].close_state(),
             Order::OpenLease { device, channel } => {
                 let seat = &mut self.seats[device];
-                seat.open_lease(tick, channel);
+                seat.open_lease(&mut self.tap, tick, channel);
                 if self.stopping {
-                    seat.end_lease(tick, Cause::ShuttingDown);
+                    seat.end_lease(&mut self.tap, tick, Cause::ShuttingDown);
                 }
             }
             Order::CloseLease {
                 device,
                 epoch,
                 cause,
-            } => self.seats[device].close_lease(tick, epoch, cause),
+            } => self.seats[device].close_lease(&mut self.tap, tick, epoch, cause),
         }
     }
 
     fn observe(&mut self, tick: Tick) {
         let mut starves = false;
         for seat in &mut self.seats {
-            seat.observe(tick);
+            seat.observe(&mut self.tap, tick);
             starves |= seat.starves();
         }
         if starves {
@@ -170,26 +201,31 @@ impl ControlLoop {
 
     /// Every device's failsafe machine decides; true when any decided otherwise than before.
     fn decide(&mut self, tick: Tick) -> bool {
-        if !self.stopping && self.shared.is_stopping() {
-            self.stopping = true;
-            self.make_safe(tick, Cause::ShuttingDown);
+        if !self.stopping {
+            let shared = &self.shared;
+            self.stopping = self
+                .tap
+                .input(of_loop(tag::STOPPING), || shared.is_stopping());
+            if self.stopping {
+                self.make_safe(tick, Cause::ShuttingDown);
+            }
         }
-        let words = self.shared.estop();
-        let mut robot = self.reader.read(tick.time, words);
+        let (words, reader) = (self.shared.estop(), &mut self.reader);
+        let robot = self.tap.input(of_loop(tag::SAFETY), || {
+            RobotFlags::from(reader.read(tick.time, words))
+        });
+        let mut robot = Flags::from(robot);
         let ending = kairo_failsafe::Cause::ShuttingDown;
         robot.conditions = robot.conditions.with(ending, self.stopping);
-        let troubled = self
-            .seats
-            .iter()
-            .filter(|seat| seat.is_in_trouble())
-            .count();
+        let troubled = self.seats.iter().filter(|seat| seat.is_in_trouble());
+        let troubled = troubled.count();
         let (mut news, mut healthy) = (false, true);
         for seat in &mut self.seats {
             let others = troubled - usize::from(seat.is_in_trouble());
+            let linked = kairo_failsafe::Cause::DeviceLink;
             let mut flags = robot;
-            flags.conditions =
-                (flags.conditions).with(kairo_failsafe::Cause::DeviceLink, others > 0);
-            news |= seat.decide(tick, flags, words);
+            flags.conditions = flags.conditions.with(linked, others > 0);
+            news |= seat.decide(&mut self.tap, tick, flags, words);
             healthy &= seat.is_healthy();
         }
         self.reader.answer(words, self.index);
@@ -202,7 +238,7 @@ impl ControlLoop {
     /// Ends every lease, and every device takes its declared safe action.
     fn make_safe(&mut self, tick: Tick, cause: Cause) {
         for seat in &mut self.seats {
-            seat.make_safe(tick, cause);
+            seat.make_safe(&mut self.tap, tick, cause);
         }
     }
 
@@ -211,8 +247,8 @@ impl ControlLoop {
         let stats = &self.stats.block().loops[self.index];
         let mut news = false;
         for seat in &mut self.seats {
-            news |= seat.take_commands(tick, stats);
-            news |= seat.expire(tick);
+            news |= seat.take_commands(&mut self.tap, tick, stats);
+            news |= seat.expire(&mut self.tap, tick);
         }
         news
     }
@@ -229,7 +265,7 @@ impl ControlLoop {
 
     fn publish(&mut self, tick: Tick) {
         for seat in &mut self.seats {
-            seat.publish(tick);
+            seat.publish(&mut self.tap, tick);
         }
     }
 
@@ -243,6 +279,50 @@ impl ControlLoop {
     }
 }
 
+/// Replay, by an ordinary thread: a loop made with [`Tap::replay`].
+impl ControlLoop {
+    /// Becomes what a keyframe says.
+    ///
+    /// # Errors
+    /// When the keyframe is not one of a loop like this.
+    pub fn load_keyframe(&mut self, words: &[u64]) -> Result<(), Malformed> {
+        let mut source = Source::new(words);
+        self.stopping.load(&mut source)?;
+        for seat in &mut self.seats {
+            seat.load(&mut source)?;
+        }
+        Ok(())
+    }
+
+    /// The words a keyframe would have now.
+    pub fn save_keyframe(&self, sink: &mut Sink) {
+        save_loop(&self.seats, self.stopping, sink);
+    }
+
+    /// Runs a recorded tick again, or what a recorded overrun led to.
+    pub fn replay(&mut self, record: &[u64]) {
+        let first = tap::entries(record).next().map(|(entry, _)| entry.tag);
+        self.tap.load(record);
+        if first == Some(tag::OVERRUN) {
+            self.overran(Period::default());
+        } else {
+            self.tick(Period::default());
+        }
+    }
+
+    /// How many outputs were compared so far, and where the first difference is.
+    pub fn outcome(&self) -> (u64, Option<Difference>) {
+        self.tap.outcome()
+    }
+}
+
+fn save_loop(seats: &[Seat], stopping: bool, sink: &mut Sink) {
+    stopping.save(sink);
+    for seat in seats {
+        seat.save(sink);
+    }
+}
+
 impl Periodic for ControlLoop {
     fn account(&self) -> &PeriodStats {
         &self.own_stats().periods
@@ -251,9 +331,9 @@ impl Periodic for ControlLoop {
     fn rehearse(&mut self, period: Period) {
         let tick = tick_of(period);
         for seat in &mut self.seats {
-            seat.observe(tick);
+            seat.observe(&mut self.tap, tick);
             seat.move_setpoints();
-            seat.publish(tick);
+            seat.publish(&mut self.tap, tick);
         }
     }
 
@@ -266,16 +346,25 @@ impl Periodic for ControlLoop {
     }
 
     fn run(&mut self, period: Period) {
+        let interval = (KEYFRAME_INTERVAL_NS / self.period_ns).max(1);
+        if self.tap.is_live() && (self.keyframe_due || period.number.is_multiple_of(interval)) {
+            self.keyframe_due = false;
+            let (seats, stopping) = (&self.seats, self.stopping);
+            self.tap.keyframe(|sink| save_loop(seats, stopping, sink));
+        }
         self.tick(period);
     }
 
     fn overran(&mut self, period: Period) {
         if self.overrun == OverrunPolicy::Stop {
             add(&self.own_stats().stops, 1);
+            self.tap.begin();
+            let period = self.tap.input(of_loop(tag::OVERRUN), || period);
             for seat in &mut self.seats {
                 seat.overran();
             }
             self.make_safe(tick_of(period), Cause::LoopOverrun);
+            self.tap.end();
         }
     }
 

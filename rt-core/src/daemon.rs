@@ -42,6 +42,7 @@ use crate::operator::{Desk, OperatorServer};
 use crate::periodic::{self, Periodic, Terms};
 use crate::sd_notify::Notifier;
 use crate::shared::Shared;
+use crate::system_call_trace;
 use crate::wake::Wake;
 
 /// Longest bring-up of one thread: 50 warm-up periods of at most 100 ms, and then some.
@@ -129,7 +130,7 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
         call: "eventfd",
         errno,
     })?;
-    let made = assemble(robot, &stats, &bell, &shared);
+    let made = assemble(robot, &stats, &bell, &shared, Vec::new());
     let listener = Listener::bind(&options.run_dir.join("rt.sock"), options.agent_uid)?;
     // Nobody of the agent plane, whoever that is: only root and the own user.
     let own = nix::unistd::geteuid().as_raw();
@@ -187,6 +188,7 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
         shared: Arc::clone(&shared),
         connection: None,
         pending: Vec::new(),
+        retired: Vec::new(),
     };
     helpers.push(ordinary("link-server", &helper_mask, move || server.run())?);
 
@@ -197,7 +199,7 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     };
     note(format_args!("kairo-rt: {} runs {status}", robot.name));
     notifier.send(&format!("READY=1\nSTATUS={status}"));
-    watch(&signals, &notifier, &shared, loops.len());
+    watch(&signals, &notifier, &shared, robot, &stats);
     notifier.send("STOPPING=1");
     note(format_args!(
         "kairo-rt: stopping: leases end, motions come to rest"
@@ -227,7 +229,7 @@ fn make_stats() -> Result<(Stats, OwnedFd), SegmentError> {
     let words = stats::PAYLOAD_WORDS;
     let peer = PeerAccess::ReadOnly;
     let (segment, fd) = Segment::create(c"kairo-stats", Kind::Stats, words, 0, 0, peer)?;
-    Ok((Stats::new(segment), fd))
+    Ok((Stats::new(Arc::new(segment)), fd))
 }
 
 fn abort_on_panic() {
@@ -363,16 +365,24 @@ fn decide(bringup: &[BringupCheck], strict: bool, stats: &Stats, shared: &Shared
 }
 
 /// Beats the watchdog while every loop ticks; returns when a signal asks for the end.
-fn watch(signals: &SignalFd, notifier: &Notifier, shared: &Shared, loops: usize) {
+fn watch(
+    signals: &SignalFd,
+    notifier: &Notifier,
+    shared: &Shared,
+    robot: &RobotConfig,
+    stats: &Stats,
+) {
+    let mut told = vec![false; robot.loops.len()];
     let interval = notifier.beat_interval();
     let mut beaten = Instant::now();
-    let mut ticked = vec![(0_u64, Instant::now()); loops];
+    let mut ticked = vec![(0_u64, Instant::now()); robot.loops.len()];
     loop {
         let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut fds, PollTimeout::from(WATCH_INTERVAL_MS));
         if matches!(signals.read_signal(), Ok(Some(_))) {
             return;
         }
+        tell_traced_calls(robot, stats, &mut told);
         for (count, (seen, since)) in shared.heartbeats().iter().zip(&mut ticked) {
             if count != seen {
                 (*seen, *since) = (*count, Instant::now());
@@ -384,6 +394,17 @@ fn watch(signals: &SignalFd, notifier: &Notifier, shared: &Shared, loops: usize)
         if interval.is_some_and(|interval| beaten.elapsed() >= interval) && all_tick {
             notifier.send("WATCHDOG=1");
             beaten = Instant::now();
+        }
+    }
+}
+
+/// Logs the first system call that each loop's ticks made, once.
+fn tell_traced_calls(robot: &RobotConfig, stats: &Stats, told: &mut [bool]) {
+    let loops = robot.loops.iter().zip(&stats.block().loops).zip(told);
+    for ((config, stats), told) in loops.filter(|(_, told)| !**told) {
+        if let Some(call) = system_call_trace::first_call(&stats.periods.thread) {
+            note(format_args!("kairo-rt: loop {} made {call}", config.name));
+            *told = true;
         }
     }
 }

@@ -62,8 +62,10 @@ pub struct Device {
     lease_epoch: u64,
     newest_sequence: u64,
     in_force: Option<InForce>,
-    /// What the failsafe machine demands instead of the declared safe action.
-    demanded: Option<SafeAction>,
+    /// The failsafe machine demands holding, whatever the declared safe action is.
+    must_hold: bool,
+    /// It demands letting go, whatever the declared safe action is.
+    must_let_go: bool,
     /// Whether it lets nobody command the device.
     inhibited: bool,
 }
@@ -95,7 +97,8 @@ impl Device {
             lease_epoch: 0,
             newest_sequence: 0,
             in_force: None,
-            demanded: None,
+            must_hold: false,
+            must_let_go: false,
             inhibited: false,
         }
     }
@@ -203,11 +206,8 @@ impl Device {
     /// The failsafe machine demands `action`: nothing is followed while it `refuses` commands.
     /// Called every tick for as long as it does. rt-safe.
     pub fn restrain(&mut self, now: MonoNs, action: Action, cause: Cause, refuses: bool) {
-        self.demanded = match action {
-            Action::Hold => Some(SafeAction::Hold),
-            Action::TorqueOff => Some(SafeAction::TorqueOff),
-            _ => None,
-        };
+        self.must_hold = action == Action::Hold;
+        self.must_let_go = action == Action::TorqueOff;
         self.inhibited = refuses;
         let begins = self.phase != Phase::Safe || self.cause != cause;
         if begins && (refuses || self.phase != Phase::Following) {
@@ -217,7 +217,7 @@ impl Device {
 
     /// The failsafe machine demands nothing any more. Nothing moves by that. rt-safe.
     pub fn release(&mut self, now: MonoNs) {
-        (self.demanded, self.inhibited) = (None, false);
+        (self.must_hold, self.must_let_go, self.inhibited) = (false, false, false);
         if self.phase == Phase::Safe && self.torque {
             self.enter(Phase::Holding, Cause::None, now);
         } else if self.phase == Phase::Safe {
@@ -324,8 +324,8 @@ impl Device {
                 self.target_rad[joint] = self.motions[joint].position_rad;
             }
         }
-        let action = self.demanded.unwrap_or(self.safe_action);
-        let lets_go = self.phase == Phase::Safe && action == SafeAction::TorqueOff;
+        let declared = self.safe_action == SafeAction::TorqueOff && !self.must_hold;
+        let lets_go = self.phase == Phase::Safe && (declared || self.must_let_go);
         if lets_go && !self.is_moving() {
             self.torque = false;
         }
@@ -394,6 +394,8 @@ impl Device {
         self.phase_since = now;
     }
 }
+
+mod recorded;
 
 #[cfg(test)]
 mod tests;

@@ -339,7 +339,10 @@ mod tests {
             levels.push(reader.read(NOW, &words).reset);
         }
         reader.answer(&words, 0);
-        assert!(!words.taken_in(2, 1), "the second one waits for the level to fall");
+        assert!(
+            !words.taken_in(2, 1),
+            "the second one waits for the level to fall"
+        );
         levels.push(reader.read(NOW, &words).reset);
         reader.answer(&words, 0);
         assert_eq!(levels, [true, false, true]);

@@ -11,7 +11,7 @@
 //! - **Ordinary threads**: [`bus_supervisor`] opens and closes ports, [`link_server`] serves the
 //!   agent plane, and [`daemon`] puts it all together and watches.
 //! - **Proof**: [`bringup`] reads back what the kernel granted, [`guard`] and [`purity`] count
-//!   what a real-time thread must not cause.
+//!   what a real-time thread must not cause, and [`system_call_trace`] names the first call of one.
 //!
 //! What it guarantees to a robot: a setpoint moves only while an accepted command is in force, and
 //! within the joint limits; every other state of affairs slows it down to rest. What it does not:
@@ -41,9 +41,11 @@ pub mod order;
 pub mod pace;
 pub mod periodic;
 pub mod purity;
+pub mod recording;
 pub mod schedule;
 pub mod sd_notify;
 pub mod servo_map;
 pub mod shared;
 pub mod steady;
+pub mod system_call_trace;
 pub mod wake;

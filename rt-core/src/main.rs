@@ -39,6 +39,9 @@ struct Arguments {
     /// Arm whatever bring-up finds. For development machines.
     #[arg(long)]
     no_strict: bool,
+    /// Find out the system calls that ticks make, whatever robot.toml says. For debugging.
+    #[arg(long)]
+    trace_system_calls: bool,
     /// Use another port for a bus.
     #[arg(long, value_name = "BUS=PATH")]
     port: Vec<String>,
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
 fn configured(arguments: &Arguments) -> Result<RobotConfig, String> {
     let mut robot = config::load(&arguments.config).map_err(|error| error.to_string())?;
     robot.strict = (robot.strict || arguments.strict) && !arguments.no_strict;
+    robot.trace_system_calls |= arguments.trace_system_calls;
     for text in &arguments.port {
         let (name, path) = text
             .split_once('=')

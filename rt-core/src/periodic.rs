@@ -20,18 +20,20 @@ use kairo_link::control::BringupCheck;
 use kairo_link::stats::{PeriodStats, add};
 
 use crate::bringup::thread::{ThreadPlan, enter, read_back};
+use crate::bringup::{Need, check};
 use crate::guard;
 use crate::pace::sleep_until;
 use crate::purity::{Purity, Watch};
 use crate::schedule::{Schedule, Timing};
 use crate::shared::{Decision, Shared};
+use crate::system_call_trace::{self, Trace};
 
 /// Periods with outputs disabled before the read-back: caches, page tables and branch predictors
 /// settle, and the second half must run without a page fault.
 const WARM_UP_PERIODS: u64 = 50;
 
 /// One period, as its work sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Period {
     /// Counts the periods run since arming, from 1; 0 in a rehearsal.
     pub number: u64,
@@ -77,6 +79,8 @@ pub struct Terms {
     pub timing: Timing,
     /// What a period may cost.
     pub budget_ns: u64,
+    /// Whether to find out the system calls of a period; see `system_call_trace`.
+    pub trace_system_calls: bool,
     /// The words shared with other threads.
     pub shared: Arc<Shared>,
 }
@@ -85,7 +89,11 @@ pub struct Terms {
 /// is sent through `report` once.
 pub fn run<P: Periodic>(mut work: P, terms: &Terms, report: &SyncSender<Vec<BringupCheck>>) -> P {
     enter(&terms.plan);
-    warm_up(&mut work, terms, report);
+    let (trace, line) = trace(terms);
+    let mut table = warm_up(&mut work, terms);
+    table.extend(line);
+    // The receiver waits for exactly one report from each thread, or is gone with the daemon.
+    let _ = report.send(table);
     wait_for_decision(&mut work, terms);
     let armed = terms.shared.decision() == Decision::Armed;
     work.decided(MonoNs::now(), armed);
@@ -96,7 +104,7 @@ pub fn run<P: Periodic>(mut work: P, terms: &Terms, report: &SyncSender<Vec<Brin
     account.first_planned_ns.store(first, Ordering::Relaxed);
     guard::count_this_thread();
     loop {
-        run_period(&mut work, terms, &mut schedule);
+        run_period(&mut work, terms, &mut schedule, trace);
         watch.count(&work.account().thread);
         work.ended();
         if work.is_finished() {
@@ -105,7 +113,28 @@ pub fn run<P: Periodic>(mut work: P, terms: &Terms, report: &SyncSender<Vec<Brin
     }
 }
 
-fn warm_up<P: Periodic>(work: &mut P, terms: &Terms, report: &SyncSender<Vec<BringupCheck>>) {
+/// Turns the trace on, if it is wanted, with a line that says whether that worked.
+fn trace(terms: &Terms) -> (Trace, Option<BringupCheck>) {
+    if !terms.trace_system_calls {
+        return (Trace::OFF, None);
+    }
+    let result = system_call_trace::enable();
+    let ok = result.is_ok();
+    let wanted = "system calls of a tick are traced";
+    let found = result.as_ref().err().cloned();
+    let line = check(
+        &terms.plan.name,
+        "system_call_trace",
+        wanted,
+        found.unwrap_or_else(|| wanted.into()),
+        ok,
+        Need::Helpful,
+        "trace on an x86-64 machine, or write purity = \"count\" in robot.toml",
+    );
+    (result.unwrap_or(Trace::OFF), Some(line))
+}
+
+fn warm_up<P: Periodic>(work: &mut P, terms: &Terms) -> Vec<BringupCheck> {
     let account = work.account();
     let thread = u64::try_from(nix::unistd::gettid().as_raw()).unwrap_or(0);
     account.thread.tid.store(thread, Ordering::Relaxed);
@@ -121,8 +150,7 @@ fn warm_up<P: Periodic>(work: &mut P, terms: &Terms, report: &SyncSender<Vec<Bri
         rehearse(work, &mut schedule);
     }
     let faults = Purity::of_this_thread().faults_since(&halfway);
-    // The receiver waits for exactly one report from each thread, or is gone with the daemon.
-    let _ = report.send(read_back(&terms.plan, faults));
+    read_back(&terms.plan, faults)
 }
 
 fn wait_for_decision<P: Periodic>(work: &mut P, terms: &Terms) {
@@ -148,7 +176,7 @@ fn rehearse<P: Periodic>(work: &mut P, schedule: &mut Schedule) {
     work.ended();
 }
 
-fn run_period<P: Periodic>(work: &mut P, terms: &Terms, schedule: &mut Schedule) {
+fn run_period<P: Periodic>(work: &mut P, terms: &Terms, schedule: &mut Schedule, trace: Trace) {
     let planned = schedule.planned();
     sleep_until(planned);
     let woke = MonoNs::now();
@@ -161,7 +189,9 @@ fn run_period<P: Periodic>(work: &mut P, terms: &Terms, schedule: &mut Schedule)
         catches_up: schedule.is_catching_up(),
     };
     begin(work.account(), period, schedule, lateness_ns);
+    trace.begin();
     work.run(period);
+    trace.end(period.number, &work.account().thread);
     let ended = MonoNs::now();
     let execution_ns = ended.since_ns(woke);
     let finished = schedule.finish(ended);
@@ -170,10 +200,6 @@ fn run_period<P: Periodic>(work: &mut P, terms: &Terms, schedule: &mut Schedule)
     if execution_ns > terms.budget_ns {
         add(&account.over_budget, 1);
     }
-    account.skipped.store(schedule.skipped(), Ordering::Relaxed);
-    account
-        .shifted_ns
-        .store(schedule.shifted_ns(), Ordering::Relaxed);
     if finished.is_overrun {
         add(
             cause_of(account, execution_ns, terms.budget_ns, lateness_ns),
@@ -201,6 +227,10 @@ const fn cause_of(
 fn begin(account: &PeriodStats, period: Period, schedule: &Schedule, lateness_ns: u64) {
     let planned = period.planned.0;
     account.newest_planned_ns.store(planned, Ordering::Relaxed);
+    // All four as of this moment, so that a reader who sees the new count of ticks can add up.
+    let (skipped, shifted_ns) = (schedule.skipped(), schedule.shifted_ns());
+    account.skipped.store(skipped, Ordering::Relaxed);
+    account.shifted_ns.store(shifted_ns, Ordering::Relaxed);
     account.ticks.store(schedule.ticks(), Ordering::Relaxed);
     account.lateness.record(lateness_ns);
     if period.catches_up {

@@ -60,3 +60,6 @@ impl Steadiness {
         pairs.all(|(newest, joint)| newest.agrees && joint.missed <= MISSED_MAX)
     }
 }
+
+kairo_record::recorded!(Newest { position_rad: f64, sampled_ns: u64, agrees: bool } fixed {});
+kairo_record::recorded!(Steadiness { generation: u64, joints: [Newest; MAX_JOINTS] } fixed {});

@@ -5,6 +5,7 @@
 
 mod harness;
 
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command as Process;
 use std::sync::atomic::Ordering;
@@ -13,6 +14,10 @@ use std::time::Duration;
 use harness::{AgentPlane, PERIOD_NS, Pose, Robot, SO101, eventually, has_arrived, hosted_config};
 use kairo_link::MonoNs;
 use kairo_link::abi::{Cause, Phase, Verdict};
+use kairo_link::control::BringupCheck;
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::signal::Signal;
 
 const HOME: Pose = [0.0; 6];
 const POSE: Pose = [0.6, -0.4, 0.5, -0.3, 0.7, 0.4];
@@ -29,8 +34,9 @@ fn assert_pure(plane: &AgentPlane) {
         let newest = control_loop.newest_planned_ns.load(Ordering::Relaxed);
         let skipped = control_loop.skipped.load(Ordering::Relaxed);
         let first = control_loop.first_planned_ns.load(Ordering::Relaxed);
+        let shifted = control_loop.shifted_ns.load(Ordering::Relaxed);
         (ticks == control_loop.ticks.load(Ordering::Relaxed)
-            && (newest - first) / PERIOD_NS + 1 == ticks + skipped)
+            && (newest - first).wrapping_sub(shifted) / PERIOD_NS + 1 == ticks + skipped)
             .then_some(())
     });
     assert_eq!(control_loop.identity_broken.load(Ordering::Relaxed), 0);
@@ -220,9 +226,67 @@ fn a_hostile_ring_costs_its_lease_and_not_a_tick() {
     eventually("the loop ticks on", || {
         (plane.state().tick > before + 20).then_some(())
     });
+    // The rings last as long as the connection, and so does what was done to them.
+    let refused = plane.try_open_lease().err().map(|(code, _)| code);
+    assert_eq!(refused, Some("ring_corrupt".into()));
+    drop(plane);
+    let mut plane = robot.connect();
     let mut next = plane.open_lease();
     plane.stream(&mut next, HOME, |state| has_arrived(state, &HOME, NEAR_RAD));
     assert_pure(&plane);
+}
+
+#[test]
+fn a_peer_that_does_not_say_it_has_mapped_gets_no_lease_and_no_states() {
+    let robot = Robot::start();
+    drop(robot.connect_ready());
+    let connect = || AgentPlane::connect_without_mapping(&robot.directory).ok();
+    let mut plane = eventually("a connection", connect);
+    let refused = plane.try_open_lease().err().map(|(code, _)| code);
+    assert_eq!(refused, Some("not_mapped".into()));
+    // It can still punch holes, and nothing real-time is there to fall into them.
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let punch = |fd: &OwnedFd| fallocate(fd, flags, 0, 4096);
+    assert!(plane.descriptors[1..].iter().all(|fd| punch(fd).is_ok()));
+    assert!(!plane.has_state());
+    plane.acknowledge();
+    let mut lease = plane.open_lease();
+    let kept = |fd: &OwnedFd| punch(fd) == Err(Errno::EPERM);
+    assert!(
+        plane.descriptors.iter().all(kept),
+        "a hole under a real-time thread"
+    );
+    plane.stream(&mut lease, HOME, |state| {
+        has_arrived(state, &HOME, NEAR_RAD)
+    });
+    assert_pure(&plane);
+}
+
+#[test]
+fn a_peer_that_keeps_the_memory_of_its_links_is_refused_until_it_lets_go() {
+    let robot = Robot::start();
+    drop(robot.connect_ready());
+    let mut kept = Vec::new();
+    let refusal = loop {
+        // "busy" until the server has noticed that the one before is gone.
+        let connected = eventually("an answer", || {
+            match AgentPlane::connect(&robot.directory) {
+                Ok(plane) => Some(Ok(plane)),
+                Err(refusal) if refusal.contains("busy") => None,
+                Err(refusal) => Some(Err(refusal)),
+            }
+        });
+        match connected {
+            Ok(plane) => kept.push(plane.descriptors),
+            Err(refusal) => break refusal,
+        }
+        assert!(kept.len() < 100, "a peer may keep as much as it likes");
+    };
+    assert!(refusal.contains("limit"), "{refusal}");
+    kept.pop();
+    eventually("the link is given again", || {
+        AgentPlane::connect(&robot.directory).ok()
+    });
 }
 
 #[test]
@@ -523,4 +587,82 @@ fn a_wrong_file_is_refused_with_status_two_and_every_problem() {
     assert_eq!(run(&["--check"]).status.code(), Some(0));
     let output = run(&["--check", "--port", "arm=/dev/null"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("no bus is named arm"));
+}
+
+#[test]
+fn a_missed_period_under_the_policy_stop_ends_the_lease_and_makes_the_arm_safe() {
+    let config = hosted_config().replace("overrun = \"skip\"", "overrun = \"stop\"");
+    let robot = Robot::start_with(&config, &[]);
+    let mut plane = robot.connect();
+    // Not `connect_ready`: where the machine stalls just now, the arm is safe before it was seen
+    // to hold.
+    eventually("the arm is there", || {
+        let phase = plane.state().phase;
+        (phase == Phase::Holding as u32 || phase == Phase::Safe as u32).then_some(())
+    });
+    let lease = plane.open_lease();
+    // Every period it sleeps through is missed.
+    robot.signal(Signal::SIGSTOP);
+    std::thread::sleep(Duration::from_millis(50));
+    robot.signal(Signal::SIGCONT);
+    // A busy machine may have missed one before: the cause is the same.
+    assert_eq!(
+        plane.wait_for_lease_end(lease.epoch),
+        Cause::LoopOverrun.name()
+    );
+    let stats = plane.stats.clone();
+    assert!(stats.block().loops[0].stops.load(Ordering::Relaxed) > 0);
+    let periods = &stats.block().loops[0].periods;
+    assert!(periods.skipped.load(Ordering::Relaxed) > 0);
+    let state = plane.wait_for_phase(Phase::Safe);
+    assert_eq!(state.cause, Cause::LoopOverrun as u32);
+    plane.open_lease();
+    assert_pure(&plane);
+}
+
+#[test]
+fn every_overrun_policy_keeps_the_account_of_periods_through_a_stopped_process() {
+    for policy in ["\"burst\"\nburst_max = 5", "\"realign\"", "\"skip\""] {
+        let config = hosted_config().replace("\"skip\"", policy);
+        let robot = Robot::start_with(&config, &[]);
+        let mut plane = robot.connect_ready();
+        for _ in 0..3 {
+            robot.signal(Signal::SIGSTOP);
+            std::thread::sleep(Duration::from_millis(30));
+            robot.signal(Signal::SIGCONT);
+            let from = plane.state().tick;
+            eventually("it ticks on", || {
+                (plane.state().tick > from + 10).then_some(())
+            });
+        }
+        assert_pure(&plane);
+    }
+}
+
+#[test]
+fn a_traced_loop_follows_commands_without_a_system_call() {
+    let config = hosted_config().replace("[robot]", "[robot]\npurity = \"trace\"");
+    let robot = Robot::start_with(&config, &[]);
+    let mut plane = robot.connect_ready();
+    let traced = |check: &&BringupCheck| check.check == "system_call_trace";
+    let line = plane.welcome.bringup.iter().find(traced).cloned();
+    let line = line.expect("the trace has a line in the table");
+    if !line.ok {
+        eprintln!("not traced: {}", line.found);
+        return;
+    }
+    let mut lease = plane.open_lease();
+    plane.stream(&mut lease, POSE, |state| {
+        has_arrived(state, &POSE, NEAR_RAD)
+    });
+    plane.close_lease(&lease, false);
+    let thread = &plane.stats.block().loops[0].periods.thread;
+    assert_eq!(
+        thread.traced_calls.load(Ordering::Relaxed),
+        0,
+        "{}",
+        robot.log()
+    );
+    assert!(!robot.log().contains("made system call"), "{}", robot.log());
+    assert_pure(&plane);
 }

@@ -1,4 +1,4 @@
-//! A claim that is in force: the two rings of its lease and the commands that await an answer.
+//! A claim that is in force: the two rings of its device and the commands that await an answer.
 //!
 //! Pushing and collecting never wait. A claim is dropped whole when its lease ends, which answers
 //! everything that still waits: the senders of [`Claim::push`] close.
@@ -38,6 +38,15 @@ struct Pending {
     answer: oneshot::Sender<Reply>,
 }
 
+/// Our ends of a device's rings. They last as long as the link and go from claim to claim.
+#[derive(Debug)]
+pub struct Rings {
+    /// Commands to the real-time plane.
+    pub commands: Producer<Command>,
+    /// Its answers.
+    pub replies: Consumer<Reply>,
+}
+
 /// The claim.
 #[derive(Debug)]
 pub struct Claim {
@@ -45,8 +54,7 @@ pub struct Claim {
     pub holder: Peer,
     /// The fencing token.
     pub epoch: u64,
-    commands: Producer<Command>,
-    replies: Consumer<Reply>,
+    rings: Rings,
     sequence: u64,
     pending: BTreeMap<u64, Pending>,
     /// Targets of the newest accepted command, and when it expires.
@@ -54,22 +62,21 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// A claim over the rings of lease `epoch`.
-    pub fn new(
-        holder: Peer,
-        epoch: u64,
-        commands: Producer<Command>,
-        replies: Consumer<Reply>,
-    ) -> Self {
+    /// A claim over the rings that now carry lease `epoch`.
+    pub fn new(holder: Peer, epoch: u64, rings: Rings) -> Self {
         Self {
             holder,
             epoch,
-            commands,
-            replies,
+            rings,
             sequence: 0,
             pending: BTreeMap::new(),
             accepted: None,
         }
+    }
+
+    /// Ends the claim. Whoever still waits for an answer hears that none will come.
+    pub fn into_rings(self) -> Rings {
+        self.rings
     }
 
     /// The targets that a partial command builds on: those of the command in force, if there is
@@ -100,7 +107,7 @@ impl Claim {
             velocity_scale: draft.velocity_scale,
             position_rad: draft.targets,
         };
-        self.commands.push(&command)?;
+        self.rings.commands.push(&command)?;
         self.sequence = sequence;
         let (answer, receiver) = oneshot::channel();
         let targets = draft.sets_targets.then_some(draft.targets);
@@ -115,9 +122,13 @@ impl Claim {
     pub fn collect(&mut self) -> Result<(), Corrupt> {
         // At most one ring full; what comes meanwhile rings the doorbell again.
         for _ in 0..REPLY_SLOTS {
-            let Some(reply) = self.replies.pop()? else {
+            let Some(reply) = self.rings.replies.pop()? else {
                 break;
             };
+            // The rings had other claims before this one, and numbers begin anew with each.
+            if reply.lease_epoch != self.epoch {
+                continue;
+            }
             // Zero is a notice that the standing changed; the device's state says the same.
             let Some(pending) = self.pending.remove(&reply.sequence) else {
                 continue;
@@ -166,8 +177,10 @@ mod tests {
         let claim = Claim::new(
             peer,
             4,
-            Producer::new(commands.clone(), COMMAND_SLOTS),
-            Consumer::new(replies.clone(), REPLY_SLOTS),
+            Rings {
+                commands: Producer::new(commands.clone(), COMMAND_SLOTS),
+                replies: Consumer::new(replies.clone(), REPLY_SLOTS),
+            },
         );
         (
             claim,
@@ -200,6 +213,22 @@ mod tests {
         drop(claim);
         let closed = Err(oneshot::error::TryRecvError::Closed);
         assert_eq!(first_answer.try_recv(), closed);
+    }
+
+    #[test]
+    fn an_answer_to_an_earlier_claim_is_not_taken_for_one_to_this() {
+        let (mut claim, _commands, mut replies) = claim();
+        let (first, mut answer) = claim.push(&draft(0.1, true)).unwrap();
+        let mut of_earlier = reply(first, Verdict::Accepted, u64::MAX);
+        of_earlier.lease_epoch = 3;
+        replies.push(&of_earlier).unwrap();
+        claim.collect().unwrap();
+        let empty = Err(oneshot::error::TryRecvError::Empty);
+        assert_eq!(answer.try_recv(), empty);
+        assert_eq!(claim.targets_in_force(), None);
+        replies.push(&reply(first, Verdict::Expired, 0)).unwrap();
+        claim.collect().unwrap();
+        assert_eq!(answer.try_recv().unwrap().lease_epoch, 4);
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use kairo_link::abi::{DeviceState, MAX_JOINTS, Phase, Reply};
 use kairo_link::control::DeviceDescription;
 use kairo_link::latest;
+use kairo_link::operator::DeviceFailsafe;
 use kairo_link::ring::PushError;
 use tokio::sync::oneshot;
 
-use crate::claim::{Claim, Draft, Targets};
+use crate::claim::{Claim, Draft, Rings, Targets};
 use crate::views::{self, DeviceInfo, DeviceSummary, JointView, Peer, Sample, Status};
 
 /// What agents put before a device's id.
@@ -37,26 +38,33 @@ pub struct Device {
     pub path: String,
     /// What kairo-rt last said of its loss, for error messages.
     pub trouble: String,
+    /// What its failsafe machine decided last.
+    pub failsafe: DeviceFailsafe,
     /// Who commands it.
     pub standing: Standing,
     /// None while kairo-rt is away.
     states: Option<latest::Reader<DeviceState>>,
+    /// The rings while no claim has them; none while kairo-rt is away.
+    rings: Option<Rings>,
     newest: Option<DeviceState>,
 }
 
 impl Device {
-    /// A device whose states are read from `states`.
+    /// A device whose states are read from `states` and whose claims use `rings`.
     pub fn new(
         description: DeviceDescription,
         path: String,
         states: latest::Reader<DeviceState>,
+        rings: Rings,
     ) -> Self {
         Self {
             description,
             path,
             trouble: String::new(),
+            failsafe: DeviceFailsafe::default(),
             standing: Standing::Free,
             states: Some(states),
+            rings: Some(rings),
             newest: None,
         }
     }
@@ -79,7 +87,30 @@ impl Device {
     /// Forgets what belongs to a kairo-rt that is gone.
     pub fn detach(&mut self) {
         self.states = None;
+        self.rings = None;
         self.newest = None;
+    }
+
+    /// Puts claim `epoch` of `holder` in force. False when the rings are not here, which kairo-rt
+    /// must not have let happen.
+    pub fn hold(&mut self, holder: Peer, epoch: u64) -> bool {
+        let Some(rings) = self.rings.take() else {
+            return false;
+        };
+        self.standing = Standing::Held(Box::new(Claim::new(holder, epoch, rings)));
+        true
+    }
+
+    /// Ends the claim in force, if there is one, and gives its epoch.
+    pub fn free(&mut self) -> Option<u64> {
+        match std::mem::replace(&mut self.standing, Standing::Free) {
+            Standing::Held(claim) => {
+                let epoch = claim.epoch;
+                self.rings = Some(claim.into_rings());
+                Some(epoch)
+            }
+            Standing::Opening { .. } | Standing::Free => None,
+        }
     }
 
     /// Sends a command on the claim in force. Without one there is no ring to take it.

@@ -10,7 +10,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use kairo_link::abi::{COMMAND_SLOTS, Command, DeviceState, REPLY_SLOTS, Reply};
-use kairo_link::control::{ControlError, ControlSocket, MAX_DEVICES, Notice, Request, Welcome};
+use kairo_link::control::{
+    COMMON_DESCRIPTORS, ControlError, ControlSocket, DEVICE_DESCRIPTORS, MAX_DEVICES, Notice,
+    Request, Welcome,
+};
 use kairo_link::ring::{self, Consumer, Producer};
 use kairo_link::segment::{Kind, PeerAccess, Segment, SegmentError, VERSION};
 use kairo_link::stats::{self, Stats};
@@ -20,6 +23,7 @@ use std::rc::Rc;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
+use crate::claim::Rings;
 use crate::device::Device;
 use crate::plane::SharedPlane;
 use crate::readiness::{Watched, watch};
@@ -142,7 +146,7 @@ fn adopt(
     if welcome.version != segment::VERSION {
         return Err(LinkError::Protocol("another version of the link"));
     }
-    if count > MAX_DEVICES || descriptors.len() != count + 2 {
+    if count > MAX_DEVICES || descriptors.len() != COMMON_DESCRIPTORS + count * DEVICE_DESCRIPTORS {
         return Err(LinkError::Protocol("a welcome with the wrong descriptors"));
     }
     if welcome.loops.len() > stats::MAX_LOOPS || welcome.buses.len() > stats::MAX_BUSES {
@@ -164,11 +168,21 @@ fn adopt(
     for description in &welcome.devices {
         let words = latest::payload_words::<DeviceState>();
         let states = Segment::open(&next()?, Kind::Latest, words, PeerAccess::ReadWrite)?;
+        let words = ring::payload_words::<Command>(COMMAND_SLOTS);
+        let commands = Segment::open(&next()?, Kind::Ring, words, PeerAccess::ReadWrite)?;
+        let words = ring::payload_words::<Reply>(REPLY_SLOTS);
+        let replies = Segment::open(&next()?, Kind::Ring, words, PeerAccess::ReadWrite)?;
+        let rings = Rings {
+            commands: Producer::new(commands, COMMAND_SLOTS),
+            replies: Consumer::new(replies, REPLY_SLOTS),
+        };
         let bus = welcome.buses.iter().find(|bus| bus.name == description.bus);
         let path = bus.map(|bus| bus.path.clone()).unwrap_or_default();
         let states = latest::Reader::new(states);
-        devices.push(Device::new(description.clone(), path, states));
+        devices.push(Device::new(description.clone(), path, states, rings));
     }
+    // From here on kairo-rt uses them.
+    control.get_ref().inner().send(&Request::Mapped, &[])?;
     let broken = Rc::new(Notify::new());
     let session = Session {
         control: Rc::clone(&control),
@@ -191,8 +205,8 @@ async fn serve(plane: &SharedPlane, wires: &Wires) -> Result<(), LinkError> {
     loop {
         tokio::select! {
             message = receive(&wires.control) => {
-                let (notice, descriptors) = message?;
-                hear(plane, notice, &descriptors)?;
+                let (notice, _) = message?;
+                hear(plane, notice)?;
             }
             rung = wires.doorbell.readable() => {
                 let mut rung = rung?;
@@ -212,25 +226,10 @@ async fn serve(plane: &SharedPlane, wires: &Wires) -> Result<(), LinkError> {
 }
 
 /// Takes in one message of kairo-rt.
-fn hear(plane: &SharedPlane, notice: Notice, descriptors: &[OwnedFd]) -> Result<(), LinkError> {
+fn hear(plane: &SharedPlane, notice: Notice) -> Result<(), LinkError> {
     let mut plane = plane.borrow_mut();
     match notice {
-        Notice::LeaseOpened { request, epoch } => {
-            let [commands, replies] = descriptors else {
-                return Err(LinkError::Protocol("a lease without its two rings"));
-            };
-            let words = ring::payload_words::<Command>(COMMAND_SLOTS);
-            let commands = Segment::open(commands, Kind::Ring, words, PeerAccess::ReadWrite)?;
-            let words = ring::payload_words::<Reply>(REPLY_SLOTS);
-            let replies = Segment::open(replies, Kind::Ring, words, PeerAccess::ReadWrite)?;
-            let commands = Producer::new(commands, COMMAND_SLOTS);
-            plane.opened(
-                request,
-                epoch,
-                commands,
-                Consumer::new(replies, REPLY_SLOTS),
-            );
-        }
+        Notice::LeaseOpened { request, epoch } => plane.opened(request, epoch),
         Notice::LeaseRefused {
             request,
             code,
@@ -247,6 +246,15 @@ fn hear(plane: &SharedPlane, notice: Notice, descriptors: &[OwnedFd]) -> Result<
             plane.bus_moved(device as usize, path);
             plane.device_changed(device as usize, present, &cause, &detail);
         }
+        Notice::FailsafeChanged { device, failsafe } => {
+            plane.failsafe_changed(device as usize, failsafe);
+        }
+        Notice::EstopAnswered {
+            request,
+            done,
+            code,
+            reason,
+        } => plane.stop_answered(request, if done { Ok(()) } else { Err((code, reason)) }),
         Notice::Refused { reason } => return Err(LinkError::Refused(reason)),
         Notice::Welcome(_) => return Err(LinkError::Protocol("a second welcome")),
     }

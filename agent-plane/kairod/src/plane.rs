@@ -8,9 +8,10 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use kairo_link::abi::{Command, Phase, Reply};
+use kairo_link::abi::{Phase, Reply};
 use kairo_link::control::{Request, Welcome};
-use kairo_link::ring::{Consumer, Producer, PushError};
+use kairo_link::operator::DeviceFailsafe;
+use kairo_link::ring::PushError;
 use kairo_link::stats::Stats;
 use kairo_wire::{ErrorCode, ErrorInfo, Meta, Value};
 use tokio::sync::oneshot;
@@ -29,6 +30,12 @@ const REMEMBERED_CLAIMS: usize = 64;
 /// The answer to a claim: the epoch, or why not.
 pub type ClaimAnswer = Result<u64, ErrorInfo>;
 
+/// The answer to an e-stop or a clear: nothing, or the stable code and the reason of a refusal.
+pub type StopAnswer = Result<(), (String, String)>;
+
+/// Questions about e-stops that may wait for an answer: more are refused.
+const STOPS_MAX: usize = 64;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Plane {
@@ -37,6 +44,7 @@ pub struct Plane {
     welcome: Welcome,
     devices: Vec<Device>,
     openings: BTreeMap<u64, oneshot::Sender<ClaimAnswer>>,
+    stops: BTreeMap<u64, oneshot::Sender<StopAnswer>>,
     next_request: u64,
     ended: VecDeque<(u64, String)>,
 }
@@ -53,6 +61,7 @@ impl Plane {
             welcome: Welcome::default(),
             devices: Vec::new(),
             openings: BTreeMap::new(),
+            stops: BTreeMap::new(),
             next_request: 1,
             ended: VecDeque::new(),
         }
@@ -112,6 +121,7 @@ impl Plane {
             return;
         }
         self.openings.clear();
+        self.stops.clear();
         for index in 0..self.devices.len() {
             self.free(index, "rt_lost", None);
             self.devices[index].detach();
@@ -150,14 +160,56 @@ impl Plane {
         Ok(receiver)
     }
 
+    /// Asks for an e-stop, or with `clear` for its end. Never holds a stop back: kairo-rt hears of
+    /// it even when nobody is left to take the answer.
+    pub fn ask_stop(&mut self, clear: bool) -> Result<oneshot::Receiver<StopAnswer>, ErrorInfo> {
+        if self.session.is_none() {
+            return Err(refusal::rt_away());
+        }
+        let request = self.next_request;
+        self.next_request += 1;
+        self.tell(&match clear {
+            true => Request::ClearEstop { request },
+            false => Request::Estop { request },
+        });
+        // Answers that nobody waits for any more make room.
+        self.stops.retain(|_, waiting| !waiting.is_closed());
+        let (sender, receiver) = oneshot::channel();
+        if self.stops.len() < STOPS_MAX {
+            self.stops.insert(request, sender);
+        }
+        Ok(receiver)
+    }
+
+    /// kairo-rt answered an e-stop or a clear.
+    pub fn stop_answered(&mut self, request: u64, answer: StopAnswer) {
+        if let Some(waiting) = self.stops.remove(&request) {
+            // Whoever asked may have gone.
+            let _ = waiting.send(answer);
+        }
+    }
+
+    /// The failsafe machine of a device decided otherwise.
+    pub fn failsafe_changed(&mut self, index: usize, failsafe: DeviceFailsafe) {
+        let Some(device) = self.devices.get_mut(index) else {
+            return;
+        };
+        device.failsafe = failsafe;
+        let now = &device.failsafe;
+        let live = now.live.iter().map(|cause| Value::from(cause.as_str()));
+        let estop = now.live.iter().any(|cause| cause == "estop");
+        let data = map([
+            ("device", Value::from(device.id())),
+            ("action", Value::from(now.action.as_str())),
+            ("cause", Value::from(now.cause.as_str())),
+            ("live", Value::Array(live.collect())),
+            ("estop", Value::from(estop)),
+        ]);
+        self.bus.publish(topics::RT_FAILSAFE, data, None);
+    }
+
     /// kairo-rt gave a lease.
-    pub fn opened(
-        &mut self,
-        request: u64,
-        epoch: u64,
-        commands: Producer<Command>,
-        replies: Consumer<Reply>,
-    ) {
+    pub fn opened(&mut self, request: u64, epoch: u64) {
         let asked = self.devices.iter_mut().find(|device| {
             matches!(device.standing, Standing::Opening { request: open, .. } if open == request)
         });
@@ -166,9 +218,8 @@ impl Plane {
             && let Standing::Opening { holder, .. } =
                 std::mem::replace(&mut device.standing, Standing::Free)
             && answer.is_some_and(|answer| answer.send(Ok(epoch)).is_ok())
+            && device.hold(holder, epoch)
         {
-            let claim = Claim::new(holder, epoch, commands, replies);
-            device.standing = Standing::Held(Box::new(claim));
             return;
         }
         // Whoever asked has gone, or gave up waiting.
@@ -191,10 +242,14 @@ impl Plane {
             }
         }
         if let Some(answer) = self.openings.remove(&request) {
+            if code == "ring_corrupt" {
+                self.break_link();
+            }
             let known = match code {
                 "busy" => ErrorCode::Busy,
                 "no_such_device" => ErrorCode::NotFound,
                 "limit" => ErrorCode::Limit,
+                "estopped" => ErrorCode::Conflict,
                 _ => ErrorCode::Unavailable,
             };
             let text = format!("the real-time plane refuses {name:?}: {reason}");
@@ -274,6 +329,7 @@ impl Plane {
             }
             Err(PushError::Corrupt(_)) => {
                 self.close(index, "ring_corrupt", true, None);
+                self.break_link();
                 let name = self.devices[index].id();
                 Err(refusal::stale_epoch(name, epoch, None, "ring_corrupt"))
             }
@@ -334,6 +390,10 @@ impl Plane {
         if let Some(index) = held {
             self.free(index, cause, None);
         }
+        if cause == "ring_corrupt" {
+            // The rings last as long as the link.
+            self.break_link();
+        }
     }
 
     /// The device's bus is at `path` now, or nowhere if that is empty.
@@ -393,6 +453,7 @@ impl Plane {
             };
             if corrupt {
                 self.close(index, "ring_corrupt", true, None);
+                self.break_link();
             }
         }
     }
@@ -423,15 +484,14 @@ impl Plane {
     /// Forgets the claim on a device and tells everybody.
     fn free(&mut self, index: usize, cause: &str, meta: Option<&Meta>) {
         let device = &mut self.devices[index];
-        let standing = std::mem::replace(&mut device.standing, Standing::Free);
-        if let Standing::Held(claim) = standing {
+        if let Some(epoch) = device.free() {
             if self.ended.len() == REMEMBERED_CLAIMS {
                 self.ended.pop_front();
             }
-            self.ended.push_back((claim.epoch, cause.to_string()));
+            self.ended.push_back((epoch, cause.to_string()));
             let data = map([
                 ("device", Value::from(device.id())),
-                ("epoch", Value::from(claim.epoch)),
+                ("epoch", Value::from(epoch)),
                 ("cause", Value::from(cause)),
             ]);
             self.bus.publish(topics::DEVICE_RELEASED, data, meta);

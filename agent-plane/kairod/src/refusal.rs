@@ -36,6 +36,15 @@ pub fn rt_away() -> ErrorInfo {
         .retry(Some(500))
 }
 
+/// An e-stop was not cleared.
+pub fn not_cleared(code: &str, reason: &str) -> ErrorInfo {
+    let known = match code {
+        "not_allowed" => ErrorCode::PermissionDenied,
+        _ => ErrorCode::Conflict,
+    };
+    ErrorInfo::new(known, reason).reason(code)
+}
+
 /// The device's bus is lost.
 pub fn bus_lost(device: &str, detail: &str) -> ErrorInfo {
     let text = format!(
@@ -188,6 +197,13 @@ pub fn verdict(device: &DeviceDescription, reply: &Reply, ttl_ms: u64) -> ErrorI
             ErrorCode::InvalidParams,
             "a position is not a finite number".into(),
         ),
+        Verdict::Inhibited => new(
+            ErrorCode::Conflict,
+            format!(
+                "an e-stop or the failsafe machine forbids {name:?} to move; `kairo rt status` \
+                 says why"
+            ),
+        ),
         Verdict::Accepted => new(ErrorCode::Internal, "accepted is no refusal".into()),
     }
 }
@@ -219,8 +235,8 @@ mod tests {
     #[test]
     fn every_verdict_but_accepted_has_its_own_reason() {
         let device = DeviceDescription::default();
-        for number in 1..=11 {
-            let expected = Verdict::from_u32(number).unwrap();
+        for expected in (1..=32).filter_map(Verdict::from_u32) {
+            let number = expected as u32;
             let reply = Reply {
                 verdict: number,
                 ..Reply::default()

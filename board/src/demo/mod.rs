@@ -105,6 +105,7 @@ pub fn run(mut world: Box<dyn World>, outputs: &Outputs) -> anyhow::Result<Repor
     let mut report = Report {
         form,
         accelerator: facts.accelerator,
+        host_priority: facts.host_priority,
         kernel: kernel(&stage)?,
         image: facts.image,
         boot: facts.boot,
@@ -162,9 +163,11 @@ fn heading(report: &Report) -> String {
     };
     match (&report.image, &report.boot) {
         (Some(image), Some(boot)) => format!(
-            "KairoOS in QEMU ({}): Linux {} {preempt}, kernel {:.1} MB, root {:.1} MB, \
+            "KairoOS in QEMU ({}, {} host priority): Linux {} {preempt}, kernel {:.1} MB, \
+             root {:.1} MB, \
              kernel {} ms + init {} ms to ready",
             report.accelerator,
+            report.host_priority,
             kernel.release,
             image.kernel_bytes as f64 / 1e6,
             image.root_bytes as f64 / 1e6,

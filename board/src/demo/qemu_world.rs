@@ -11,7 +11,7 @@ use super::world::{
     CyclictestAnswer, CyclictestRequest, Facts, World, cyclictest_arguments, cyclictest_result,
 };
 use crate::image::BuiltImage;
-use crate::qemu::machine::Machine;
+use crate::qemu::{HostPriority, Machine};
 use crate::simulator::Simulator;
 
 /// Longest boot. Two to six seconds under software emulation on an idle host.
@@ -28,10 +28,12 @@ pub struct QemuWorld {
     simulator: Simulator,
     image: BuiltImage,
     status: Value,
+    host_priority: HostPriority,
 }
 
 impl QemuWorld {
-    /// Waits until kairo-init says that both planes are ready.
+    /// Gives the machine a real-time priority on this host, where that is permitted, and waits
+    /// until kairo-init says that both planes are ready.
     ///
     /// # Errors
     /// When the machine does not come up; the message has the tail of its console.
@@ -40,6 +42,10 @@ impl QemuWorld {
         simulator: Simulator,
         image: BuiltImage,
     ) -> anyhow::Result<Self> {
+        let host_priority = machine.raise_priority();
+        if let HostPriority::Ordinary { reason } = &host_priority {
+            eprintln!("this host gives QEMU no real-time priority ({reason}): periods may be lost");
+        }
         machine.wait_for("kairo-init: ready", BOOT)?;
         let status = machine.wait_for_console(CONSOLE)?;
         Ok(Self {
@@ -47,6 +53,7 @@ impl QemuWorld {
             simulator,
             image,
             status,
+            host_priority,
         })
     }
 
@@ -152,6 +159,7 @@ impl World for QemuWorld {
             init_to_ready_ms: number("ready_ms")?.saturating_sub(kernel_ms),
         };
         Ok(Facts {
+            host_priority: self.host_priority.name(),
             accelerator: self.machine.accel().name().to_owned(),
             image: Some(image),
             boot: Some(boot),

@@ -99,6 +99,8 @@ pub struct Report {
     pub form: &'static str,
     /// `kvm`, `tcg`, or `none` when hosted. Numbers from a virtual machine say nothing of a board.
     pub accelerator: String,
+    /// `fifo` or `ordinary`: how the host scheduled the emulator's threads; empty when hosted.
+    pub host_priority: &'static str,
     /// The kernel.
     pub kernel: Kernel,
     /// The image.

@@ -107,6 +107,8 @@ pub trait World: std::fmt::Debug {
 pub struct Facts {
     /// `kvm`, `tcg` or `none`.
     pub accelerator: String,
+    /// `fifo` or `ordinary`: how the host schedules the emulator; empty when hosted.
+    pub host_priority: &'static str,
     /// The image, if there is one.
     pub image: Option<Image>,
     /// The boot, if there was one.

@@ -16,6 +16,7 @@ use super::arguments::{ARM_BUS, ARM_CABLE, ARM_CHARDEV, ARM_PORT, KernelConsole,
 use super::console::Console;
 use super::error::QemuError;
 use super::forward::Forward;
+use super::priority::{self, HostPriority};
 use super::process::KeptChild;
 use super::qmp::Qmp;
 use super::serial_log::{LogLine, SerialLog};
@@ -102,6 +103,11 @@ impl Machine {
     #[must_use]
     pub fn accel(&self) -> Accel {
         self.parts.accel
+    }
+
+    /// Asks the host for a real-time priority for this machine; see [`priority`].
+    pub fn raise_priority(&mut self) -> HostPriority {
+        priority::raise(&self.child)
     }
 
     /// The kernel's command line.

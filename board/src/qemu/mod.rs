@@ -15,6 +15,7 @@ pub mod error;
 pub mod forward;
 pub mod json_lines;
 pub mod machine;
+pub mod priority;
 mod private_directory;
 pub mod process;
 pub mod qmp;
@@ -25,12 +26,13 @@ pub use accel::Accel;
 pub use builder::{MachineBuilder, Serial};
 pub use error::QemuError;
 pub use machine::Machine;
+pub use priority::HostPriority;
 pub(crate) use private_directory::PrivateDirectory;
 
 use crate::host::Need;
 
 /// Programs of the host that run a machine.
-pub const NEEDS: [Need; 2] = [
+pub const NEEDS: [Need; 3] = [
     Need {
         program_or_file: "qemu-system-x86_64",
         debian_package: "qemu-system-x86",
@@ -40,5 +42,10 @@ pub const NEEDS: [Need; 2] = [
         program_or_file: "setpriv",
         debian_package: "util-linux",
         why: "ending the machine together with this tool",
+    },
+    Need {
+        program_or_file: "chrt",
+        debian_package: "util-linux",
+        why: "giving the machine's cores a real-time priority on this host",
     },
 ];

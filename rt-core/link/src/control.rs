@@ -20,13 +20,17 @@ use crate::operator::DeviceFailsafe;
 
 /// Longest message, bytes. A welcome of four loops, four buses and their devices takes about 8 KiB.
 pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
-/// Most descriptors in one message: stats, doorbell, and a state segment a device.
-pub const MAX_DESCRIPTORS: usize = 16;
+/// Most descriptors in one message: those of a welcome.
+pub const MAX_DESCRIPTORS: usize = 32;
+/// Descriptors of a welcome before those of the devices: statistics and doorbell.
+pub const COMMON_DESCRIPTORS: usize = 2;
+/// Descriptors of a welcome for each device: state buffer, command ring, reply ring.
+pub const DEVICE_DESCRIPTORS: usize = 3;
 /// Deepest nesting of a message. The deepest, a joint of a device in a welcome, takes 7.
 const MAX_NESTING: usize = 16;
 /// Devices a kairo-rt can have.
 pub const MAX_DEVICES: usize = 8;
-const _: () = assert!(MAX_DEVICES + 2 <= MAX_DESCRIPTORS);
+const _: () = assert!(COMMON_DESCRIPTORS + MAX_DEVICES * DEVICE_DESCRIPTORS <= MAX_DESCRIPTORS);
 
 /// What kairod asks of kairo-rt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,6 +41,9 @@ pub enum Request {
         /// The sender's [`crate::segment::VERSION`].
         version: u64,
     },
+    /// Every segment of the welcome is mapped. kairo-rt closes them to any other use and begins to
+    /// use them; before this there are no states and no leases.
+    Mapped,
     /// Open a lease on a device. Answered by `LeaseOpened` or `LeaseRefused` with the same number.
     OpenLease {
         /// Chosen by the sender, echoed in the answer.
@@ -69,7 +76,8 @@ pub enum Request {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Notice {
     /// Descriptors attached, in this order: statistics segment, doorbell (rings when a reply ring
-    /// or a device state changed), then one state segment per device.
+    /// or a device state changed), then for each device its state buffer, command ring and reply
+    /// ring. They last as long as the connection. To be answered with [`Request::Mapped`].
     ///
     /// The doorbell is read like an eventfd: readable when rung, eight bytes a ring, one ring at
     /// most waits. It is the reading end of a non-blocking pipe, because an eventfd shares its
@@ -80,7 +88,8 @@ pub enum Notice {
         /// Why, and what to do.
         reason: String,
     },
-    /// Descriptors attached, in this order: command ring, reply ring.
+    /// The device's rings now carry this lease. What lies in the command ring from before is gone;
+    /// what lies in the reply ring carries the epoch of its own lease.
     LeaseOpened {
         /// The request's number.
         request: u64,
@@ -92,7 +101,7 @@ pub enum Notice {
         /// The request's number.
         request: u64,
         /// Stable code: `busy`, `not_armed`, `estopped`, `bus_lost`, `no_such_device`,
-        /// `limit`.
+        /// `not_mapped`, `ring_corrupt`.
         code: String,
         /// Readable text.
         reason: String,
@@ -460,7 +469,7 @@ mod tests {
             Err(ControlError::Closed)
         ));
         assert!(matches!(
-            other.send(&Request::Hello { version: 1 }, &[]),
+            other.send(&Request::Hello { version: 2 }, &[]),
             Err(ControlError::Closed)
         ));
     }

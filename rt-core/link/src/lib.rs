@@ -4,8 +4,9 @@
 //! `SOCK_SEQPACKET` connection ([`control`]). After that the two planes meet only in memory:
 //!
 //! - [`ring`]: wait-free single-producer single-consumer rings, one for commands and one for
-//!   replies per lease;
-//! - [`latest`]: a wait-free latest-value triple buffer per device;
+//!   replies per device and connection, used by one lease after the other;
+//! - [`latest`]: a wait-free latest-value triple buffer per device and connection;
+//! - [`offer`]: what makes memory that the peer writes safe to touch for a real-time thread;
 //! - [`stats`]: counters and histograms the real-time plane writes and the agent plane can only
 //!   read.
 //!
@@ -25,10 +26,12 @@ pub mod control;
 pub mod histogram;
 pub mod latest;
 pub mod mono;
+pub mod offer;
 pub mod operator;
 pub mod pod;
 pub mod ring;
 pub mod segment;
 pub mod stats;
+pub mod system_call;
 
 pub use mono::MonoNs;

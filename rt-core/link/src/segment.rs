@@ -5,25 +5,34 @@
 
 use std::ffi::CStr;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
+use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 /// Marks a segment of ours: "KAIROLNK" in ASCII.
 pub const MAGIC: u64 = 0x4B41_4952_4F4C_4E4B;
 /// Version of every layout in this crate. A peer with another version is refused.
-pub const VERSION: u64 = 1;
+///
+/// 2: rings and state buffers belong to a connection, and are sealed once the peer has mapped them.
+pub const VERSION: u64 = 2;
 /// Words before the payload: magic, version, kind, payload words, capacity, epoch, two spare.
 /// 16 words are 128 bytes: two cache lines, so the payload shares no line (nor an adjacent
 /// prefetched one) with the header.
 pub const HEADER_WORDS: usize = 16;
+/// `F_SEAL_FUTURE_WRITE` (linux/fcntl.h), which nix does not name yet.
+pub(crate) const FUTURE_WRITE: SealFlag = SealFlag::from_bits_retain(0x0010);
 /// No segment is larger: a bound on what a peer may ask us to map (4 MiB).
 pub const MAX_WORDS: usize = 512 * 1024;
+
+/// Words of the smallest page Linux has: a step that misses no page.
+const PAGE_WORDS_MIN: usize = 4096 / 8;
 
 /// What a segment holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +77,7 @@ pub enum SegmentError {
 /// Whether the peer that receives the descriptor may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerAccess {
-    /// The peer can map it writable.
+    /// The peer can map it writable; see [`crate::offer`] for what must follow.
     ReadWrite,
     /// `F_SEAL_FUTURE_WRITE`: mappings made from now on are read-only.
     ReadOnly,
@@ -86,6 +95,13 @@ pub struct Segment {
     start: NonNull<AtomicU64>,
     words: usize,
     backing: Backing,
+    pin: Option<Pin>,
+}
+
+/// A pipe that nobody reads and that holds a reference to every page of a segment.
+#[derive(Debug)]
+struct Pin {
+    _pipe: (OwnedFd, OwnedFd),
 }
 
 // SAFETY: the segment is nothing but atomic words; all access goes through shared `&AtomicU64`.
@@ -94,7 +110,8 @@ unsafe impl Send for Segment {}
 unsafe impl Sync for Segment {}
 
 impl Segment {
-    /// Makes a sealed memfd with a filled-in header, and maps it writable here. setup-only.
+    /// Makes a memfd sealed against resizing, with a filled-in header, and maps it writable here.
+    /// setup-only.
     ///
     /// # Errors
     /// [`SegmentError::System`] when the kernel refuses.
@@ -108,7 +125,7 @@ impl Segment {
         capacity: u64,
         epoch: u64,
         peer: PeerAccess,
-    ) -> Result<(Arc<Self>, OwnedFd), SegmentError> {
+    ) -> Result<(Self, OwnedFd), SegmentError> {
         let words = HEADER_WORDS + payload_words;
         assert!(words <= MAX_WORDS);
         let bytes = words * 8;
@@ -119,13 +136,55 @@ impl Segment {
         let segment = Self::map(&fd, words, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
         let mut seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
         if peer == PeerAccess::ReadOnly {
-            // Not in nix yet; the value is the kernel's F_SEAL_FUTURE_WRITE (linux/fcntl.h).
-            seals |= SealFlag::from_bits_retain(0x0010);
+            seals |= FUTURE_WRITE | SealFlag::F_SEAL_SEAL;
         }
-        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals | SealFlag::F_SEAL_SEAL))
-            .map_err(system("F_ADD_SEALS"))?;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).map_err(system("F_ADD_SEALS"))?;
         segment.write_header(kind, payload_words, capacity, epoch);
-        Ok((Arc::new(segment), fd))
+        Ok((segment, fd))
+    }
+
+    /// Brings every page into memory and into our page table. setup-only.
+    pub(crate) fn make_resident(&self) {
+        // A write fault a page, that changes nothing: an atomic "or" with zero.
+        for word in self.words().iter().step_by(PAGE_WORDS_MIN) {
+            word.fetch_or(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes a reference to every page, until the segment is dropped. setup-only.
+    pub(crate) fn pin(&mut self) -> Result<(), SegmentError> {
+        let bytes = self.words * 8;
+        let system = |call| move |errno| SegmentError::System { call, bytes, errno };
+        let (reader, writer) =
+            nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(system("pipe2"))?;
+        // One page more, should the kernel count the slots of a full pipe otherwise.
+        let room = i32::try_from(bytes + 8 * PAGE_WORDS_MIN).unwrap_or(i32::MAX);
+        fcntl(&writer, FcntlArg::F_SETPIPE_SZ(room)).map_err(system("F_SETPIPE_SZ"))?;
+        let whole = libc::iovec {
+            iov_base: self.start.as_ptr().cast(),
+            iov_len: bytes,
+        };
+        // SAFETY: the range is our own mapping, which outlives the call. The kernel takes
+        // references to its pages and reads nothing, since nobody reads the pipe.
+        let taken = unsafe {
+            libc::vmsplice(
+                writer.as_raw_fd(),
+                &raw const whole,
+                1,
+                libc::SPLICE_F_NONBLOCK,
+            )
+        };
+        if Errno::result(taken)
+            .map_err(system("vmsplice"))?
+            .unsigned_abs()
+            != bytes
+        {
+            return Err(system("vmsplice of every page")(Errno::EAGAIN));
+        }
+        self.pin = Some(Pin {
+            _pipe: (reader, writer),
+        });
+        Ok(())
     }
 
     /// The same layout in heap memory, for tests and for models that cannot map. setup-only.
@@ -138,6 +197,7 @@ impl Segment {
             start,
             words,
             backing: Backing::Heap,
+            pin: None,
         };
         segment.write_header(kind, payload_words, capacity, epoch);
         Arc::new(segment)
@@ -208,6 +268,7 @@ impl Segment {
             start: start.cast(),
             words,
             backing: Backing::Mapped,
+            pin: None,
         })
     }
 
@@ -272,7 +333,7 @@ impl Drop for Segment {
 mod tests {
     use super::*;
 
-    fn make(peer: PeerAccess) -> (Arc<Segment>, OwnedFd) {
+    fn make(peer: PeerAccess) -> (Segment, OwnedFd) {
         Segment::create(c"kairo-test", Kind::Latest, 8, 3, 7, peer).unwrap()
     }
 

@@ -137,6 +137,30 @@ pub struct BusStats {
     pub servos: [ServoStats; MAX_SERVOS],
 }
 
+/// The flight recorder. One writing thread, an ordinary one.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct RecorderStats {
+    /// 1 while there is a recorder.
+    pub enabled: AtomicU64,
+    /// 1 if the newest seconds survive a crash of kairo-rt.
+    pub survives: AtomicU64,
+    /// 1 while the disk does not take what is recorded.
+    pub failing: AtomicU64,
+    /// The error number of the newest failure; zero if none ever was.
+    pub errno: AtomicU64,
+    /// Failures to write.
+    pub write_errors: AtomicU64,
+    /// Records handed to a file.
+    pub records: AtomicU64,
+    /// Records lost because the disk did not take them in time.
+    pub dropped: AtomicU64,
+    /// Bytes written.
+    pub bytes: AtomicU64,
+    /// Files begun.
+    pub files: AtomicU64,
+}
+
 /// Everything. All zero is a valid, empty block.
 #[derive(Debug, Default)]
 #[repr(C)]
@@ -149,6 +173,8 @@ pub struct StatsBlock {
     pub loops: [LoopStats; MAX_LOOPS],
     /// The buses, in configuration order.
     pub buses: [BusStats; MAX_BUSES],
+    /// The flight recorder.
+    pub recorder: RecorderStats,
 }
 
 /// Payload words of the statistics segment.
@@ -223,7 +249,7 @@ mod tests {
         )
         .unwrap();
         let theirs = Segment::open(&fd, Kind::Stats, PAYLOAD_WORDS, PeerAccess::ReadOnly).unwrap();
-        Stats::new(ours)
+        Stats::new(Arc::new(ours))
             .block()
             .armed_ns
             .store(77, Ordering::Relaxed);

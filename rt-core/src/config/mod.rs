@@ -10,6 +10,7 @@
 
 mod check;
 mod diagnostic;
+mod feasibility;
 mod safety;
 mod schema;
 mod table;
@@ -29,6 +30,8 @@ pub struct RobotConfig {
     pub name: String,
     /// Whether a bring-up check that fails refuses to arm.
     pub strict: bool,
+    /// Whether the system calls of ticks are traced, for debugging.
+    pub trace_system_calls: bool,
     /// The buses.
     pub buses: Vec<BusConfig>,
     /// The control loops.

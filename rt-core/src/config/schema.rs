@@ -15,7 +15,7 @@ use super::diagnostic::{Problems, nearest};
 use super::table::{Located, TableReader};
 use super::{
     BusConfig, DeviceConfig, JointConfig, LoopConfig, OverrunPolicy, RobotConfig, SafeAction,
-    ServoGains, check, safety,
+    ServoGains, check, feasibility, safety,
 };
 
 /// Priorities the daemon may use: below 95, so that the kernel's own threads at 99 (migration,
@@ -85,10 +85,12 @@ pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfi
     check::servo_ids(&buses, &devices, problems);
     check::priorities(&buses, &loops, &devices, problems);
     check::wire_time(&buses, &loops, &devices, problems);
-    let (name, strict) = robot?;
+    feasibility::cores(&buses, &loops, &devices, problems);
+    let (name, strict, trace_system_calls) = robot?;
     Some(RobotConfig {
         name,
         strict,
+        trace_system_calls,
         buses: values(buses)?,
         loops: values(loops)?,
         devices: values(devices)?
@@ -104,11 +106,19 @@ fn values<T>(sections: Vec<Section<T>>) -> Option<Vec<T>> {
     sections.into_iter().map(|section| section.value).collect()
 }
 
-fn read_robot(mut table: TableReader<'_>, problems: &mut Problems<'_>) -> Option<(String, bool)> {
+/// Name, whether strict, whether system calls are traced.
+fn read_robot(
+    mut table: TableReader<'_>,
+    problems: &mut Problems<'_>,
+) -> Option<(String, bool, bool)> {
     let name = table.text(problems, "name", "so101");
     let strict = table.boolean(problems, "strict", true);
+    let purity = match table.has("purity") {
+        true => table.choice(problems, "purity", &[("count", false), ("trace", true)]),
+        false => Some(false),
+    };
     table.finish(problems);
-    Some((name?.value, strict?))
+    Some((name?.value, strict?, purity?))
 }
 
 fn read_bus(mut table: TableReader<'_>, problems: &mut Problems<'_>) -> Option<Section<BusConfig>> {
@@ -154,7 +164,7 @@ fn read_loop(
     problems: &mut Problems<'_>,
 ) -> Option<Section<LoopConfig>> {
     let name = table.text(problems, "name", "arm-loop");
-    let period = table.integer(problems, "period_us", 500..=100_000, None);
+    let period = table.integer(problems, "period_us", 100..=100_000, None);
     let priority = table.integer(problems, "priority", PRIORITY, None);
     let core = read_core(&mut table, problems);
     let overrun = read_overrun(&mut table, problems);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{ConfigError, RobotConfig, parse, traffic_of};
+use super::{ConfigError, OverrunPolicy, RobotConfig, parse, traffic_of};
 
 /// The file of the image and of hosted runs.
 const SO101: &str = include_str!("../../../board/robots/so101.toml");
@@ -77,7 +77,7 @@ fn an_unknown_key_is_refused_with_its_place_and_the_nearest_key() {
 fn a_value_out_of_range_is_refused_with_the_range() {
     let problems = problems_after("period_us = 4000", "period_us = 4");
     assert_eq!(problems.len(), 1, "{problems:?}");
-    assert!(problems[0].contains("4 is out of range; write a value from 500 to 100000"));
+    assert!(problems[0].contains("4 is out of range; write a value from 100 to 100000"));
     let problems = problems_after("velocity_max_rad_s = 2.5", "velocity_max_rad_s = nan");
     assert!(problems[0].contains("nan is out of range"), "{problems:?}");
 }
@@ -337,4 +337,148 @@ proptest::proptest! {
         if keep { lines.insert(at, &noise) } else if at < lines.len() { lines[at] = &noise }
         let _ = check(&lines.join("\n"));
     }
+}
+
+/// The SO-101's file with the loop's keys replaced, and more tables after it.
+fn with_loops(keys: &str, more: &str) -> String {
+    let text = SO101.replacen(
+        "overrun = \"skip\"",
+        &format!("overrun = \"skip\"\n{keys}"),
+        1,
+    );
+    format!("{text}\n{more}")
+}
+
+const SECOND_LOOP: &str = "[[loop]]\nname = \"fast-loop\"\nperiod_us = 1000\npriority = 85\n\
+                           core = 1\noverrun = \"burst\"\nburst_max = 3\nbudget_us = 400\n";
+
+#[test]
+fn loops_have_phases_budgets_and_an_overrun_policy_each() {
+    let text = with_loops("phase_us = 2000\nbudget_us = 900", SECOND_LOOP);
+    let robot = check(&text).unwrap_or_else(|error| panic!("{error}"));
+    let (arm, fast) = (&robot.loops[0], &robot.loops[1]);
+    assert_eq!((arm.phase_us, arm.budget_us), (2000, 900));
+    assert_eq!(fast.overrun, OverrunPolicy::Burst { most: 3 });
+    assert_eq!(
+        check(SO101).unwrap().loops[0].budget_us,
+        1000,
+        "a quarter of the period"
+    );
+    for (name, policy) in [
+        ("realign", OverrunPolicy::Realign),
+        ("stop", OverrunPolicy::Stop),
+    ] {
+        let text = SO101.replacen("\"skip\"", &format!("\"{name}\""), 1);
+        assert_eq!(check(&text).unwrap().loops[0].overrun, policy);
+    }
+}
+
+#[test]
+fn a_burst_without_a_cap_and_a_cap_without_a_burst_are_refused() {
+    let problems = problems_after("overrun = \"skip\"", "overrun = \"burst\"");
+    assert!(
+        problems[0].contains("`loop.burst_max`: is missing"),
+        "{problems:?}"
+    );
+    let problems = problems_after("overrun = \"skip\"", "overrun = \"skip\"\nburst_max = 2");
+    assert!(
+        problems[0].contains("belongs to the policy burst"),
+        "{problems:?}"
+    );
+}
+
+#[test]
+fn two_loops_over_budget_on_a_core_are_refused_with_the_arithmetic() {
+    let more = SECOND_LOOP.replace("budget_us = 400", "budget_us = 700");
+    let refused = check(&with_loops("", &more)).expect_err("105 % of a core");
+    let text = refused.to_string();
+    for part in [
+        "core 1 has more to do than there is time",
+        "loop \"arm-loop\" 1000 / 4000 us = 25.0 %",
+        "loop \"fast-loop\" 700 / 1000 us = 70.0 %",
+        "bus \"arm-bus\" 400 / 4000 us = 10.0 %",
+        "= 105.0 % together",
+        "lower a budget_us",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    let apart = more.replace("core = 1", "core = 2");
+    assert!(
+        check(&with_loops("", &apart)).is_ok(),
+        "they have a core each"
+    );
+}
+
+#[test]
+fn a_loop_that_is_preempted_beyond_its_period_is_refused_although_the_core_has_time() {
+    // 25 % + 30 % + 10 %: the core has time, but the short period has the lower priority.
+    let more = SECOND_LOOP
+        .replace("priority = 85", "priority = 75")
+        .replace("budget_us = 400", "budget_us = 300");
+    let refused = check(&with_loops("", &more)).expect_err("1000 + 300 us do not fit in 1000");
+    let text = refused.to_string();
+    for part in [
+        "loop \"fast-loop\" can miss its period of 1000 us on core 1 (priority 75)",
+        "its own 300 us + 1 x 1000 us of loop \"arm-loop\" (priority 80, every 4000 us) come to \
+         1300 us",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    let ordered = more.replace("priority = 75", "priority = 85");
+    assert!(
+        check(&with_loops("", &ordered)).is_ok(),
+        "the shorter period goes first"
+    );
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig {
+        failure_persistence: None, ..Default::default()
+    })]
+
+    /// Against a simulation of the core: what the arithmetic lets pass never misses a period when
+    /// all begin at once, which is the worst moment.
+    #[test]
+    fn loops_that_pass_never_miss_a_period_in_a_simulation(
+        periods in proptest::collection::vec((1_u64..12, 1_u64..12, 1_u8..90), 1..5),
+    ) {
+        let loops: Vec<(u64, u64, u8)> = periods
+            .iter()
+            .map(|(period, cost, priority)| (period * 1000, cost * 100, *priority))
+            .filter(|(period_us, cost_us, _)| cost_us <= period_us)
+            .collect();
+        let mut text = SO101.replace("core = 1\n", "");
+        for (index, (period_us, cost_us, priority)) in loops.iter().enumerate() {
+            text.push_str(&format!(
+                "[[loop]]\nname = \"l{index}\"\nperiod_us = {period_us}\n\
+                 priority = {priority}\ncore = 1\noverrun = \"skip\"\nbudget_us = {cost_us}\n"
+            ));
+        }
+        if check(&text).is_ok() {
+            proptest::prop_assert!(none_is_missed(&loops), "{loops:?}");
+        }
+    }
+}
+
+/// Runs loops of (period, cost, priority), highest priority first, in steps of 100 µs from a common
+/// start; whether every tick ended before its next one began.
+fn none_is_missed(loops: &[(u64, u64, u8)]) -> bool {
+    const STEP_US: u64 = 100;
+    let mut left_us = vec![0; loops.len()];
+    // Two of the longest period is enough: the first tick after a common start is the worst.
+    for now_us in (0..24_000).step_by(100) {
+        for (left, (period_us, cost_us, _)) in left_us.iter_mut().zip(loops) {
+            if now_us % period_us == 0 {
+                if *left > 0 {
+                    return false;
+                }
+                *left = *cost_us;
+            }
+        }
+        let waiting = (0..loops.len()).filter(|index| left_us[*index] > 0);
+        if let Some(next) = waiting.max_by_key(|index| loops[*index].2) {
+            left_us[next] -= STEP_US;
+        }
+    }
+    true
 }

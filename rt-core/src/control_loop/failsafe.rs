@@ -3,9 +3,10 @@
 //! rt-safe. It maps what the loop and the device know to the flags of `kairo_failsafe`, runs a step
 //! of the machine a tick, and says what to do to the device. It decides nothing itself.
 
-use kairo_failsafe::{self as failsafe, Action, CauseSet, Decision, Flags, Rules, State, Taker};
+use kairo_failsafe::{self as failsafe, Action, Decision, Flags, Rules, State, Taker};
 use kairo_link::MonoNs;
 use kairo_link::abi::{Cause, Phase};
+use kairo_record::state::{Malformed, Sink, Source, State as Recorded};
 
 use crate::config::FailsafeConfig;
 use crate::device::{Device, Tick};
@@ -16,7 +17,10 @@ pub struct Guard {
     rules: Rules,
     temperature_max_c: f64,
     state: State,
-    decision: Option<Decision>,
+    /// Whether the newest decision stops the device.
+    stops: bool,
+    /// Whether it does for a reason other than another device.
+    troubled: bool,
     /// What made the device safe last and has not been made up for by an accepted command.
     ended_by: Option<(failsafe::Cause, Cause)>,
     lease_opened: bool,
@@ -33,7 +37,8 @@ impl Guard {
             rules: config.rules,
             temperature_max_c: config.temperature_max_c,
             state: State::starting(0, true),
-            decision: None,
+            stops: false,
+            troubled: false,
             ended_by: None,
             lease_opened: false,
             agent_took_over: false,
@@ -70,18 +75,14 @@ impl Guard {
 
     /// A command was accepted.
     pub(super) fn commanded(&mut self) {
-        self.agent_took_over = self.decision.is_some_and(|told| told.action.stops_motion());
+        self.agent_took_over = self.stops;
         self.ended_by = None;
     }
 
     /// Whether another device of the loop must know: this one takes an action of at least hold, for
     /// a reason other than another device.
-    pub(super) fn is_in_trouble(&self) -> bool {
-        let others = CauseSet::EMPTY.with(failsafe::Cause::DeviceLink, true);
-        self.decision.is_some_and(|decision| {
-            let own = CauseSet::from_bits(decision.live.bits() & !others.bits());
-            decision.action.stops_motion() && !own.is_empty()
-        })
+    pub(super) const fn is_in_trouble(&self) -> bool {
+        self.troubled
     }
 
     /// One step. `robot`: the flags that all devices share.
@@ -118,7 +119,9 @@ impl Guard {
         };
         let (state, decision) = failsafe::step(tick.time.0, self.state, flags, &self.rules);
         self.state = state;
-        self.decision = Some(decision);
+        self.stops = decision.action.stops_motion();
+        let linked = decision.live.with(failsafe::Cause::DeviceLink, false);
+        self.troubled = self.stops && !linked.is_empty();
         decision
     }
 
@@ -148,6 +151,75 @@ impl Guard {
             (Some(cause), Some((same, exactly))) if cause == same => exactly,
             (Some(cause), _) => in_states(cause),
             (None, _) => Cause::Failsafe,
+        }
+    }
+}
+
+/// Of a keyframe: the machine's memory, and what is remembered between steps.
+impl Recorded for Guard {
+    fn save(&self, sink: &mut Sink) {
+        let Self {
+            rules: _,
+            temperature_max_c: _,
+            state,
+            stops,
+            troubled,
+            ended_by,
+            lease_opened,
+            agent_took_over,
+            overran,
+            restrained,
+        } = self;
+        state.to_words().save(sink);
+        let (known, exactly) = ended_by.unwrap_or((failsafe::Cause::Released, Cause::None));
+        u64::from(known as u8).save(sink);
+        exactly.save(sink);
+        for flag in [
+            stops,
+            troubled,
+            lease_opened,
+            agent_took_over,
+            overran,
+            restrained,
+        ] {
+            flag.save(sink);
+        }
+    }
+
+    fn load(&mut self, source: &mut Source<'_>) -> Result<(), Malformed> {
+        let mut words = [0; failsafe::STATE_WORDS];
+        words.load(source)?;
+        self.state = State::from_words(&words);
+        let (mut known, mut exactly) = (0, Cause::None);
+        <u64 as Recorded>::load(&mut known, source)?;
+        exactly.load(source)?;
+        let cause = usize::try_from(known)
+            .ok()
+            .and_then(|index| failsafe::Cause::ALL.get(index));
+        self.ended_by = cause
+            .filter(|_| exactly != Cause::None)
+            .map(|cause| (*cause, exactly));
+        self.stops.load(source)?;
+        self.troubled.load(source)?;
+        self.lease_opened.load(source)?;
+        self.agent_took_over.load(source)?;
+        self.overran.load(source)?;
+        self.restrained.load(source)
+    }
+
+    fn describe(name: &str, words: &mut Vec<String>) {
+        <[u64; failsafe::STATE_WORDS]>::describe(&format!("{name}.failsafe"), words);
+        for field in [
+            "ended_by",
+            "ended_exactly",
+            "stops",
+            "troubled",
+            "lease_opened",
+            "agent_took_over",
+            "overran",
+            "restrained",
+        ] {
+            words.push(format!("{name}.failsafe.{field}:u64"));
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The connected agent plane: its socket and its doorbell. Ordinary threads only.
+//! The connected agent plane: its socket, its doorbell, and what it shares with us. Ordinary
+//! threads only.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -8,6 +9,9 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{pipe2, write};
 
+use super::share::{DeviceOffer, Tenancy};
+use crate::order::LeaseChannel;
+
 /// One agent plane.
 #[derive(Debug)]
 pub struct Connection {
@@ -16,11 +20,22 @@ pub struct Connection {
     doorbell: OwnedFd,
     /// Our copy of the end it holds, to see whether the last ring was answered.
     rung: OwnedFd,
+    /// What it was offered, until it has mapped it; in the order of the devices.
+    pub(super) offers: Vec<DeviceOffer>,
+    /// The rings of each device while no lease uses them; none before the peer has mapped them.
+    pub(super) rings: Vec<Option<LeaseChannel>>,
+    /// Who holds any of that.
+    pub(super) tenancy: Tenancy,
 }
 
 impl Connection {
-    /// A connection over `socket`, and the end of the doorbell to hand over.
-    pub(super) fn new(socket: ControlSocket) -> Result<(Self, OwnedFd), Errno> {
+    /// A connection over `socket` that is offered `offers`, and the end of the doorbell to hand
+    /// over.
+    pub(super) fn new(
+        socket: ControlSocket,
+        offers: Vec<DeviceOffer>,
+        tenancy: Tenancy,
+    ) -> Result<(Self, OwnedFd), Errno> {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         let rung = nix::unistd::dup(&reader)?;
         Ok((
@@ -28,6 +43,9 @@ impl Connection {
                 socket,
                 doorbell: writer,
                 rung,
+                rings: Vec::new(),
+                offers,
+                tenancy,
             },
             reader,
         ))
@@ -57,7 +75,8 @@ mod tests {
             SockFlag::SOCK_CLOEXEC,
         )
         .unwrap();
-        let (connection, bell) = Connection::new(ControlSocket::from_fd(ours)).unwrap();
+        let (connection, bell) =
+            Connection::new(ControlSocket::from_fd(ours), vec![], Tenancy::default()).unwrap();
         // A hostile peer makes its end blocking; ours is another open file.
         nix::fcntl::fcntl(&bell, nix::fcntl::FcntlArg::F_SETFL(OFlag::empty())).unwrap();
         (0..100_000).for_each(|_| connection.ring());

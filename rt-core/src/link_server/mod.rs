@@ -1,10 +1,14 @@
 //! The ordinary thread behind `rt.sock`: one agent plane at a time, its leases, and their ends.
 //!
 //! Allocates, maps and closes on behalf of the control loops, which only ever get finished rings
-//! through `rtrb` and give them back the same way. Whoever connects is checked by SO_PEERCRED; a
-//! second live agent plane is refused, a dead one is noticed by its hang-up and all its leases end
-//! with `agent_plane_gone`. Nothing a peer does blocks this thread: every descriptor is
-//! non-blocking, and a peer that does not read its notices is dropped.
+//! through `rtrb` and give them back the same way. Rings and state buffers are made once a
+//! connection, and reused by its leases: opening a lease maps nothing. What a peer keeps of earlier
+//! connections is watched, and nobody is welcomed while too much is kept.
+//!
+//! Whoever connects is checked by SO_PEERCRED; a second live agent plane is refused, a dead one is
+//! noticed by its hang-up and all its leases end with `agent_plane_gone`. Nothing a peer does
+//! blocks this thread: every descriptor is non-blocking, and a peer that does not read its notices
+//! is dropped.
 //!
 //! The doorbell is the reading end of a pipe, not an eventfd: `O_NONBLOCK` belongs to the open
 //! file, which both sides of an eventfd share, so a hostile peer could make our next ring block.
@@ -14,6 +18,7 @@ mod connection;
 mod listener;
 mod routes;
 mod safety;
+mod share;
 #[cfg(test)]
 mod tests;
 
@@ -21,10 +26,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kairo_link::abi::{COMMAND_SLOTS, Cause, REPLY_SLOTS};
+use kairo_link::abi::Cause;
 use kairo_link::control::{ControlError, ControlSocket, Notice, Request, Welcome};
-use kairo_link::segment::{Kind, PeerAccess, Segment, SegmentError, VERSION};
-use kairo_link::{latest, ring};
+use kairo_link::segment::{SegmentError, VERSION};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::bus_supervisor::PortPath;
@@ -37,9 +41,14 @@ use connection::Connection;
 pub use listener::{ListenError, Listener};
 pub use routes::{DeviceRoute, EpochCounter, LoopPort};
 pub use safety::Safety;
+use share::DeviceOffer;
+pub use share::Tenancy;
 
 /// Connections that have not said hello yet; more are closed at once.
 const PENDING_MAX: usize = 4;
+/// Earlier connections whose memory somebody may still hold. A restarted agent plane needs none,
+/// one that is being killed needs one; each takes about 80 KiB a device.
+const HELD_LINKS_MAX: usize = 4;
 /// How long a connection may stay without a hello.
 const HELLO_PATIENCE: Duration = Duration::from_secs(1);
 /// Requests answered from one connection before the others get a turn.
@@ -78,6 +87,8 @@ pub struct LinkServer {
     pub pending: Vec<(ControlSocket, Instant)>,
     /// E-stops and what became of them.
     pub safety: Safety,
+    /// What earlier agent planes may still hold.
+    pub retired: Vec<Tenancy>,
 }
 
 impl LinkServer {
@@ -148,6 +159,7 @@ impl LinkServer {
     }
 
     fn greet(&mut self, socket: ControlSocket, version: u64) {
+        self.retired.retain_mut(Tenancy::is_held);
         let refusal = if version != VERSION {
             Some(format!(
                 "link version {version} is not {VERSION}: install kairod and kairo-rt of one build"
@@ -156,6 +168,11 @@ impl LinkServer {
             Some("busy: another agent plane is connected; stop it first".to_owned())
         } else if self.loops.iter().any(LoopPort::has_backlog) {
             Some("busy: a control loop does not take orders; try again".to_owned())
+        } else if self.retired.len() >= HELD_LINKS_MAX {
+            Some(format!(
+                "limit: the memory of {HELD_LINKS_MAX} earlier links is still held by some \
+                 process; end the processes of the earlier agent plane"
+            ))
         } else {
             None
         };
@@ -171,20 +188,14 @@ impl LinkServer {
     }
 
     fn welcome(&mut self, socket: ControlSocket) -> Result<(), WelcomeError> {
-        let (connection, doorbell) = Connection::new(socket)?;
+        let number = self.epochs.next();
+        let mut tenancy = Tenancy::default();
+        let offers = self.devices.iter();
+        let offers = offers.map(|_| DeviceOffer::make(number, &mut tenancy));
+        let offers: Vec<_> = offers.collect::<Result<_, _>>()?;
+        let (connection, doorbell) = Connection::new(socket, offers, tenancy)?;
         let mut descriptors = vec![self.stats.as_fd(), doorbell.as_fd()];
-        let mut states = Vec::new();
-        for _ in &self.devices {
-            states.push(Segment::create(
-                c"kairo-state",
-                Kind::Latest,
-                latest::payload_words::<kairo_link::abi::DeviceState>(),
-                3,
-                0,
-                PeerAccess::ReadWrite,
-            )?);
-        }
-        descriptors.extend(states.iter().map(|(_, fd)| fd.as_fd()));
+        descriptors.extend(connection.offers.iter().flat_map(DeviceOffer::descriptors));
         let mut welcome = self.welcome.clone();
         for (bus, port) in welcome.buses.iter_mut().zip(&self.ports) {
             bus.path = port.get().display().to_string();
@@ -195,18 +206,32 @@ impl LinkServer {
         connection
             .socket
             .send(&Notice::Welcome(Box::new(welcome)), &descriptors)?;
-        for (device, (segment, _)) in self.devices.iter().zip(states) {
-            let writer = latest::Writer::new(segment);
-            let order = Order::OpenState {
-                device: device.seat,
-                writer,
-            };
-            self.loops[device.control_loop].send(order);
-        }
         self.connection = Some(connection);
         self.safety.forget();
         self.tell_safety();
         Ok(())
+    }
+
+    /// The peer has mapped what it was offered: from now on it is used. Said again, it changes
+    /// nothing.
+    fn settle(&mut self) {
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        let offers = std::mem::take(&mut connection.offers);
+        for (offer, device) in offers.into_iter().zip(&self.devices) {
+            match offer.settle() {
+                Ok(share) => {
+                    connection.rings.push(Some(share.channel));
+                    let order = Order::OpenState {
+                        device: device.seat,
+                        writer: share.states,
+                    };
+                    self.loops[device.control_loop].send(order);
+                }
+                Err(error) => return self.disconnect(&error.to_string()),
+            }
+        }
     }
 
     fn serve_connection(&mut self) {
@@ -215,6 +240,7 @@ impl LinkServer {
                 return;
             };
             match connection.socket.receive::<Request>() {
+                Ok((Request::Mapped, _)) => self.settle(),
                 Ok((Request::OpenLease { request, device }, _)) => {
                     self.open_lease(request, device);
                 }
@@ -250,30 +276,17 @@ impl LinkServer {
             return;
         }
         let answer = match self.try_open_lease(index) {
-            Ok((epoch, descriptors)) => {
-                let fds: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-                let opened = Notice::LeaseOpened { request, epoch };
-                match &self.connection {
-                    Some(connection) => connection.socket.send(&opened, &fds),
-                    None => Ok(()),
-                }
-            }
-            Err(refusal) => {
-                let (code, reason) = (refusal.code.to_owned(), refusal.reason);
-                self.notify(&Notice::LeaseRefused {
-                    request,
-                    code,
-                    reason,
-                });
-                return;
-            }
+            Ok(epoch) => Notice::LeaseOpened { request, epoch },
+            Err(Refusal { code, reason }) => Notice::LeaseRefused {
+                request,
+                code: code.to_owned(),
+                reason,
+            },
         };
-        if let Err(error) = answer {
-            self.disconnect(&error.to_string());
-        }
+        self.notify(&answer);
     }
 
-    fn try_open_lease(&mut self, index: u32) -> Result<(u64, [OwnedFd; 2]), Refusal> {
+    fn try_open_lease(&mut self, index: u32) -> Result<u64, Refusal> {
         let refuse = |code, reason: String| Refusal { code, reason };
         let count = self.devices.len();
         let Some(device) = self.devices.get_mut(index as usize) else {
@@ -299,16 +312,32 @@ impl LinkServer {
         if let Some(epoch) = device.lease_epoch {
             return Err(refuse("busy", format!("lease {epoch} is in force")));
         }
-        let epoch = self.epochs.next();
-        let (channel, descriptors) =
-            open_rings(epoch).map_err(|error| refuse("limit", error.to_string()))?;
+        let rings = self
+            .connection
+            .as_mut()
+            .map(|connection| &mut connection.rings);
+        let Some(rings) = rings.and_then(|rings| rings.get_mut(index as usize)) else {
+            let reason = "the segments of the welcome are not acknowledged as mapped".to_owned();
+            return Err(refuse("not_mapped", reason));
+        };
+        let corrupt = || {
+            let reason = "its command ring holds impossible positions; connect anew".to_owned();
+            refuse("ring_corrupt", reason)
+        };
+        let mut channel = rings.take().ok_or_else(corrupt)?;
+        // Before the lease is announced, so that nothing of its own can be lost.
+        if channel.commands.discard().is_err() {
+            return Err(corrupt());
+        }
+        channel.epoch = self.epochs.next();
+        let epoch = channel.epoch;
         device.lease_epoch = Some(epoch);
         let (seat, control_loop) = (device.seat, device.control_loop);
         self.loops[control_loop].send(Order::OpenLease {
             device: seat,
             channel,
         });
-        Ok((epoch, descriptors))
+        Ok(epoch)
     }
 
     fn close_lease(&mut self, epoch: u64, holder_gone: bool) {
@@ -342,9 +371,10 @@ impl LinkServer {
     }
 
     fn disconnect(&mut self, why: &str) {
-        if self.connection.take().is_none() {
+        let Some(connection) = self.connection.take() else {
             return;
-        }
+        };
+        self.retired.push(connection.tenancy);
         note(format_args!(
             "link: the agent plane is gone ({why}); its leases end"
         ));
@@ -397,9 +427,14 @@ impl LinkServer {
                 route.lease_epoch = None;
                 route.ending = false;
                 let waiting = route.waiting.take();
-                if !std::mem::take(&mut route.orphaned) {
+                if std::mem::take(&mut route.orphaned) {
+                    // Its connection is gone: unmapped here, by an ordinary thread.
+                    drop(channel);
+                } else {
+                    let epoch = channel.epoch;
+                    self.keep_rings(index, channel);
                     self.notify(&Notice::LeaseClosed {
-                        epoch: channel.epoch,
+                        epoch,
                         cause: cause.name().into(),
                     });
                 }
@@ -431,6 +466,14 @@ impl LinkServer {
             }
         };
         self.notify(&notice);
+    }
+
+    /// Keeps the rings of an ended lease for the next one of the same connection.
+    fn keep_rings(&mut self, index: u32, channel: LeaseChannel) {
+        let connection = self.connection.as_mut();
+        if let Some(place) = connection.and_then(|own| own.rings.get_mut(index as usize)) {
+            *place = Some(channel);
+        }
     }
 
     /// The node that the device's bus was last found at, as text; empty while there is none.
@@ -479,20 +522,4 @@ enum WelcomeError {
     Control(#[from] ControlError),
     #[error("the doorbell pipe: {0}")]
     Doorbell(#[from] nix::errno::Errno),
-}
-
-fn open_rings(epoch: u64) -> Result<(LeaseChannel, [OwnedFd; 2]), SegmentError> {
-    let ring = |name, words, slots| {
-        Segment::create(name, Kind::Ring, words, slots, epoch, PeerAccess::ReadWrite)
-    };
-    let command_words = ring::payload_words::<kairo_link::abi::Command>(COMMAND_SLOTS);
-    let reply_words = ring::payload_words::<kairo_link::abi::Reply>(REPLY_SLOTS);
-    let (commands, commands_fd) = ring(c"kairo-commands", command_words, COMMAND_SLOTS)?;
-    let (replies, replies_fd) = ring(c"kairo-replies", reply_words, REPLY_SLOTS)?;
-    let channel = LeaseChannel {
-        epoch,
-        commands: ring::Consumer::new(commands, COMMAND_SLOTS),
-        replies: ring::Producer::new(replies, REPLY_SLOTS),
-    };
-    Ok((channel, [commands_fd, replies_fd]))
 }

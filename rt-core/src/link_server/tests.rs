@@ -37,6 +37,7 @@ fn server(
         shared,
         connection: None,
         pending: Vec::new(),
+        retired: Vec::new(),
     };
     (server, orders_end, events_end)
 }

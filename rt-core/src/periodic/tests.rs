@@ -19,6 +19,8 @@ struct Script {
     stats: Stats,
     last: u64,
     dawdles_in: u64,
+    /// Where it writes in every period from `dawdles_in` on.
+    writes_to: Option<std::fs::File>,
     rehearsals: u64,
     decided: Option<bool>,
     ended: u64,
@@ -39,7 +41,11 @@ impl Periodic for Script {
     }
     fn run(&mut self, period: Period) {
         self.seen.push(period);
-        if period.number == self.dawdles_in {
+        if let Some(file) = &mut self.writes_to {
+            if period.number >= self.dawdles_in {
+                std::io::Write::write_all(file, b"x").unwrap();
+            }
+        } else if period.number == self.dawdles_in {
             sleep_until(period.woke.plus_ns(5 * PERIOD_NS));
         }
     }
@@ -56,6 +62,15 @@ impl Periodic for Script {
 
 /// Lives through `last` periods, dawdling for five in one of them.
 fn live(overrun: OverrunPolicy, dawdles_in: u64, last: u64) -> Script {
+    live_writing(overrun, dawdles_in, last, None)
+}
+
+fn live_writing(
+    overrun: OverrunPolicy,
+    dawdles_in: u64,
+    last: u64,
+    writes_to: Option<std::fs::File>,
+) -> Script {
     let shared = Arc::new(Shared::default());
     let terms = Terms {
         plan: ThreadPlan {
@@ -69,12 +84,14 @@ fn live(overrun: OverrunPolicy, dawdles_in: u64, last: u64) -> Script {
             overrun,
         },
         budget_ns: PERIOD_NS / 4,
+        trace_system_calls: writes_to.is_some(),
         shared: Arc::clone(&shared),
     };
     let script = Script {
         stats: Stats::new(Segment::in_heap(Kind::Stats, PAYLOAD_WORDS, 0, 1)),
         last,
         dawdles_in,
+        writes_to,
         rehearsals: 0,
         decided: None,
         ended: 0,
@@ -143,4 +160,43 @@ fn an_overrun_is_blamed_on_what_was_larger() {
     assert!(!is_long(900, 0), "within its budget it cannot be the work");
     assert!(is_long(5_000, 300));
     assert!(!is_long(1_200, 4_000));
+}
+
+/// Whether this kernel can tell; a test cannot ask for more than there is.
+fn can_trace() -> bool {
+    let probe = std::thread::spawn(system_call_trace::enable);
+    probe.join().unwrap().is_ok()
+}
+
+#[test]
+fn a_write_within_a_period_is_told_with_number_and_period() {
+    if !can_trace() {
+        return;
+    }
+    let written = tempfile::tempfile().unwrap();
+    let script = live_writing(OverrunPolicy::Skip, 7, 10, Some(written));
+    let thread = &script.account().thread;
+    assert_eq!(
+        thread.traced_calls.load(Ordering::Relaxed),
+        4,
+        "one a period from 7 to 10"
+    );
+    let told = system_call_trace::first_call(thread).unwrap();
+    assert!(
+        told.starts_with("system call write (1) at tick 7 from"),
+        "{told}"
+    );
+    let length = script.writes_to.unwrap().metadata().unwrap().len();
+    assert_eq!(length, 4, "the calls were made all the same");
+}
+
+#[test]
+fn a_traced_thread_whose_periods_call_nothing_is_told_nothing() {
+    let never = u64::MAX;
+    let file = tempfile::tempfile().unwrap();
+    let script = live_writing(OverrunPolicy::Skip, never, 10, Some(file));
+    assert_eq!(
+        system_call_trace::first_call(&script.account().thread),
+        None
+    );
 }

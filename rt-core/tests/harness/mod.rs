@@ -240,6 +240,13 @@ impl Robot {
         plane
     }
 
+    /// Sends the daemon a signal.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let daemon = self.daemon.as_ref().expect("the daemon runs");
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
     /// Asks the daemon to end and waits for it.
     pub fn terminate(&mut self) -> ExitStatus {
         let mut daemon = self.daemon.take().expect("the daemon runs");
@@ -269,13 +276,36 @@ pub struct AgentPlane {
     pub doorbell: OwnedFd,
     state: latest::Reader<DeviceState>,
     newest: Option<DeviceState>,
-    notices: VecDeque<(Notice, Vec<OwnedFd>)>,
+    notices: VecDeque<Notice>,
     requests: u64,
+    commands: Arc<Segment>,
+    rings: Arc<Mutex<Rings>>,
+    /// Every descriptor of the welcome but the doorbell: what a hoarding peer would keep.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// Our ends of the arm's rings. They last as long as the connection.
+#[derive(Debug)]
+struct Rings {
+    producer: ring::Producer<Command>,
+    replies: ring::Consumer<Reply>,
 }
 
 impl AgentPlane {
     /// Connects once; an error is the daemon's refusal, or that there is none.
     pub fn connect(directory: &Path) -> Result<Self, String> {
+        let plane = Self::connect_without_mapping(directory)?;
+        plane.acknowledge();
+        Ok(plane)
+    }
+
+    /// Says that everything is mapped.
+    pub fn acknowledge(&self) {
+        self.socket.send(&Request::Mapped, &[]).unwrap();
+    }
+
+    /// Connects, and does not say that it has mapped what it got.
+    pub fn connect_without_mapping(directory: &Path) -> Result<Self, String> {
         let socket = ControlSocket::connect(&directory.join("rt.sock"))
             .map_err(|error| error.to_string())?;
         let timeout = nix::sys::time::TimeVal::new(30, 0);
@@ -295,9 +325,16 @@ impl AgentPlane {
             Notice::Welcome(welcome) => *welcome,
             other => return Err(format!("{other:?}")),
         };
-        assert_eq!(fds.len(), 2 + welcome.devices.len());
+        assert_eq!(fds.len(), 2 + 3 * welcome.devices.len());
         let state_words = latest::payload_words::<DeviceState>();
         let state = Segment::open(&fds[2], Kind::Latest, state_words, PeerAccess::ReadWrite);
+        let ring = |fd, words| Segment::open(fd, Kind::Ring, words, PeerAccess::ReadWrite).unwrap();
+        let commands = ring(&fds[3], ring::payload_words::<Command>(COMMAND_SLOTS));
+        let replies = ring(&fds[4], ring::payload_words::<Reply>(REPLY_SLOTS));
+        let rings = Rings {
+            producer: ring::Producer::new(Arc::clone(&commands), COMMAND_SLOTS),
+            replies: ring::Consumer::new(replies, REPLY_SLOTS),
+        };
         let stats = Segment::open(&fds[0], Kind::Stats, PAYLOAD_WORDS, PeerAccess::ReadOnly);
         Ok(Self {
             socket,
@@ -308,7 +345,15 @@ impl AgentPlane {
             newest: None,
             notices: VecDeque::new(),
             requests: 0,
+            commands,
+            rings: Arc::new(Mutex::new(rings)),
+            descriptors: fds,
         })
+    }
+
+    /// Whether a state has come since the last look.
+    pub fn has_state(&mut self) -> bool {
+        self.state.take().is_some()
     }
 
     /// The newest state of the arm.
@@ -337,19 +382,15 @@ impl AgentPlane {
     }
 
     /// Waits for a notice that `wanted` recognises; others stay for later.
-    pub fn wait_for_notice<T>(
-        &mut self,
-        what: &str,
-        wanted: impl Fn(&Notice) -> Option<T>,
-    ) -> (T, Vec<OwnedFd>) {
+    pub fn wait_for_notice<T>(&mut self, what: &str, wanted: impl Fn(&Notice) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let found = self
                 .notices
                 .iter()
-                .position(|(notice, _)| wanted(notice).is_some());
-            if let Some((notice, fds)) = found.and_then(|index| self.notices.remove(index)) {
-                return (wanted(&notice).unwrap(), fds);
+                .position(|notice| wanted(notice).is_some());
+            if let Some(notice) = found.and_then(|index| self.notices.remove(index)) {
+                return wanted(&notice).unwrap();
             }
             assert!(
                 Instant::now() < deadline,
@@ -360,7 +401,7 @@ impl AgentPlane {
                 .socket
                 .receive()
                 .unwrap_or_else(|error| panic!("{what}: {error}"));
-            self.notices.push_back(received);
+            self.notices.push_back(received.0);
         }
     }
 
@@ -377,17 +418,21 @@ impl AgentPlane {
                 &[],
             )
             .unwrap();
-        let (answer, fds) =
-            self.wait_for_notice("answers a lease request", |notice| match notice {
-                Notice::LeaseOpened { request, epoch } if *request == mine => Some(Ok(*epoch)),
-                Notice::LeaseRefused {
-                    request,
-                    code,
-                    reason,
-                } if *request == mine => Some(Err((code.clone(), reason.clone()))),
-                _ => None,
-            });
-        answer.map(|epoch| Lease::new(epoch, &fds))
+        let answer = self.wait_for_notice("answers a lease request", |notice| match notice {
+            Notice::LeaseOpened { request, epoch } if *request == mine => Some(Ok(*epoch)),
+            Notice::LeaseRefused {
+                request,
+                code,
+                reason,
+            } if *request == mine => Some(Err((code.clone(), reason.clone()))),
+            _ => None,
+        });
+        answer.map(|epoch| Lease {
+            epoch,
+            commands: Arc::clone(&self.commands),
+            rings: Arc::clone(&self.rings),
+            sequence: 0,
+        })
     }
 
     /// Asks for a lease that must be given.
@@ -412,7 +457,7 @@ impl AgentPlane {
             Notice::LeaseClosed { epoch, cause } if *epoch == wanted => Some(cause.clone()),
             _ => None,
         };
-        self.wait_for_notice("the lease ended", ended).0
+        self.wait_for_notice("the lease ended", ended)
     }
 
     /// Waits until the arm was lost or found.
@@ -449,24 +494,17 @@ impl AgentPlane {
 pub struct Lease {
     pub epoch: u64,
     pub commands: Arc<Segment>,
-    producer: ring::Producer<Command>,
-    replies: ring::Consumer<Reply>,
+    rings: Arc<Mutex<Rings>>,
     sequence: u64,
 }
 
 impl Lease {
-    fn new(epoch: u64, fds: &[OwnedFd]) -> Self {
-        let command_words = ring::payload_words::<Command>(COMMAND_SLOTS);
-        let reply_words = ring::payload_words::<Reply>(REPLY_SLOTS);
-        let open = |fd, words| Segment::open(fd, Kind::Ring, words, PeerAccess::ReadWrite).unwrap();
-        let commands = open(&fds[0], command_words);
-        Self {
-            epoch,
-            producer: ring::Producer::new(Arc::clone(&commands), COMMAND_SLOTS),
-            commands,
-            replies: ring::Consumer::new(open(&fds[1], reply_words), REPLY_SLOTS),
-            sequence: 0,
-        }
+    fn pop(&self) -> Option<Reply> {
+        self.rings.lock().unwrap().replies.pop().unwrap()
+    }
+
+    fn push(&self, command: &Command) -> Result<(), ring::PushError> {
+        self.rings.lock().unwrap().producer.push(command)
     }
 
     /// A good command for `target`.
@@ -489,14 +527,15 @@ impl Lease {
     /// Sends a good command, or drops it when the ring is full.
     pub fn send(&mut self, target: Pose, ttl_ms: u64) -> u64 {
         let command = self.command(target, ttl_ms);
-        let _ = self.producer.push(&command);
+        let _ = self.push(&command);
         command.sequence
     }
 
     /// Sends `command` and waits for its reply.
     pub fn ask(&mut self, command: &Command) -> Reply {
-        self.producer.push(command).unwrap();
-        self.wait_for_reply(|reply| reply.sequence == command.sequence)
+        self.push(command).unwrap();
+        let asked = (command.lease_epoch, command.sequence);
+        self.wait_for_reply(|reply| (reply.lease_epoch, reply.sequence) == asked)
     }
 
     /// Sends `command` and waits for its verdict.
@@ -506,19 +545,18 @@ impl Lease {
 
     /// Waits for the notice that something happened to the lease.
     pub fn wait_for_cause(&mut self) -> Cause {
-        let notice = self.wait_for_reply(|reply| reply.sequence == 0);
+        let asked = (self.epoch, 0);
+        let notice = self.wait_for_reply(|reply| (reply.lease_epoch, reply.sequence) == asked);
         Cause::from_u32(notice.cause).unwrap()
     }
 
     fn wait_for_reply(&mut self, wanted: impl Fn(&Reply) -> bool) -> Reply {
-        eventually("a reply comes", || {
-            self.replies.pop().unwrap().filter(|reply| wanted(reply))
-        })
+        eventually("a reply comes", || self.pop().filter(|reply| wanted(reply)))
     }
 
     /// Takes all replies there are.
     pub fn take_replies(&mut self) -> Vec<Reply> {
-        std::iter::from_fn(|| self.replies.pop().unwrap()).collect()
+        std::iter::from_fn(|| self.pop()).collect()
     }
 }
 

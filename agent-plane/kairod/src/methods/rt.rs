@@ -2,11 +2,13 @@
 //! nothing there: the segment is mapped read-only and written with relaxed stores.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use kairo_link::MonoNs;
 use kairo_link::control::{BringupCheck, BusDescription, LoopDescription, Welcome};
 use kairo_link::histogram::{Histogram, Snapshot};
 use kairo_link::stats::{BusStats, LoopStats, PeriodStats, ServoStats, StatsBlock, ThreadStats};
+use kairo_link::system_call;
 use kairo_wire::{ErrorCode, ErrorInfo};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,7 +32,38 @@ pub fn methods() -> Vec<Method> {
             "Gives a latency histogram of a loop or a bus: quantiles and filled buckets.",
             async |call, params| histogram(&call, &params),
         ),
+        Method::new(
+            "rt.estop",
+            Permission::Actuate,
+            "Stops every device, now; every claim ends. Only an operator can clear it.",
+            async |call, NoParams {}| stop(&call, false).await,
+        ),
+        Method::new(
+            "rt.clear_estop",
+            Permission::Admin,
+            "Clears the e-stop, where robot.toml allows it over IPC and every input is good.",
+            async |call, NoParams {}| stop(&call, true).await,
+        ),
     ]
+}
+
+/// How long kairo-rt may take to answer: a clear waits for every control loop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+
+#[derive(Serialize, JsonSchema)]
+struct Stopped {
+    /// Whether the e-stop is latched after this.
+    estop: bool,
+}
+
+/// Asks kairo-rt for an e-stop, or for its end, and waits for the answer.
+async fn stop(call: &Call, clear: bool) -> Result<Stopped, ErrorInfo> {
+    let answer = call.daemon.plane.borrow_mut().ask_stop(clear)?;
+    match tokio::time::timeout(STOP_TIMEOUT, answer).await {
+        Ok(Ok(Ok(()))) => Ok(Stopped { estop: !clear }),
+        Ok(Ok(Err((code, reason)))) => Err(refusal::not_cleared(&code, &reason)),
+        Ok(Err(_)) | Err(_) => Err(refusal::rt_away()),
+    }
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -43,6 +76,8 @@ struct RtStatus {
     robot: String,
     /// Whether the loops run armed.
     armed: bool,
+    /// Whether the e-stop of any device is latched; none while kairo-rt is away.
+    estop: Option<bool>,
     /// Since arming, s; none before.
     armed_for_s: Option<f64>,
     /// Memory locked at arming, bytes.
@@ -148,6 +183,21 @@ struct ThreadView {
     preempted_periods: u64,
     /// Periods that waited for something besides their planned time; those of a bus always do.
     blocked_periods: u64,
+    /// Periods that made a system call; counted only where it is traced, else zero.
+    traced_calls: u64,
+    /// The first of them.
+    first_system_call: Option<SystemCallView>,
+}
+
+/// A system call within a period.
+#[derive(Serialize, JsonSchema)]
+struct SystemCallView {
+    number: u64,
+    name: String,
+    /// The period that made it.
+    tick: u64,
+    /// The instruction that made it, as an offset into the program kairo-rt.
+    program_offset: u64,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -194,6 +244,23 @@ struct PhaseView {
     phase_for_ms: Option<u64>,
     /// Epoch of the lease in force; zero when there is none.
     lease_epoch: Option<u64>,
+    failsafe: FailsafeView,
+}
+
+/// What a device's failsafe machine decided last.
+#[derive(Serialize, JsonSchema)]
+struct FailsafeView {
+    /// The action in force; empty while kairo-rt is away.
+    action: String,
+    /// The cause that demands it; `none` without.
+    cause: String,
+    /// Every live cause.
+    live: Vec<String>,
+}
+
+fn estop_is_latched(devices: &[Device]) -> bool {
+    let mut live = devices.iter().flat_map(|device| &device.failsafe.live);
+    live.any(|cause| cause == "estop")
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -243,6 +310,7 @@ fn status(call: &Call) -> RtStatus {
         build: welcome.build.clone(),
         robot: welcome.robot.clone(),
         armed: welcome.armed,
+        estop: stats.map(|_| estop_is_latched(plane.devices())),
         armed_for_s: (armed_ns != 0).then_some(armed_for.as_secs_f64()),
         locked_bytes: stats.map_or(0, |block| count(&block.locked_bytes)),
         bringup: welcome.bringup.iter().map(BringupView::from).collect(),
@@ -294,7 +362,17 @@ fn period_view(stats: &PeriodStats) -> PeriodView {
 }
 
 fn thread_view(stats: &ThreadStats) -> ThreadView {
+    // Pairs with the release store that follows the words of the first call.
+    let traced_calls = stats.traced_calls.load(Ordering::Acquire);
+    let number = count(&stats.first_call_number);
     ThreadView {
+        traced_calls,
+        first_system_call: (traced_calls > 0).then(|| SystemCallView {
+            number,
+            name: system_call::name(number),
+            tick: count(&stats.first_call_tick),
+            program_offset: count(&stats.first_call_offset),
+        }),
         tid: count(&stats.tid),
         minor_faults: count(&stats.minor_faults),
         major_faults: count(&stats.major_faults),
@@ -344,6 +422,11 @@ fn phase_view(device: &Device) -> PhaseView {
         cause: state.and_then(views::cause),
         phase_for_ms: state.map(|state| now.since_ns(MonoNs(state.phase_since_ns)) / 1_000_000),
         lease_epoch: state.map(|state| state.lease_epoch),
+        failsafe: FailsafeView {
+            action: device.failsafe.action.clone(),
+            cause: device.failsafe.cause.clone(),
+            live: device.failsafe.live.clone(),
+        },
     }
 }
 

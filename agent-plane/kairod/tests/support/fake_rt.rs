@@ -7,7 +7,6 @@
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,6 +19,8 @@ use kairo_link::control::{
     BringupCheck, BusDescription, ControlSocket, DeviceDescription, JointDescription,
     LoopDescription, Notice, Request, Welcome,
 };
+use kairo_link::offer::Offer;
+use kairo_link::operator::DeviceFailsafe;
 use kairo_link::ring::{self, Consumer, Producer};
 use kairo_link::segment::{Kind, PeerAccess, Segment};
 use kairo_link::stats::{PAYLOAD_WORDS, Stats, add};
@@ -115,10 +116,20 @@ impl Drop for FakeRt {
     }
 }
 
-struct Lease {
-    epoch: u64,
+/// The rings of the one device, as long as the connection.
+struct Rings {
     commands: Consumer<Command>,
     replies: Producer<Reply>,
+}
+
+/// A connection, once its segments are mapped.
+struct Peer {
+    socket: ControlSocket,
+    states: latest::Writer<DeviceState>,
+}
+
+struct Lease {
+    epoch: u64,
     sequence: u64,
     expires: MonoNs,
 }
@@ -131,10 +142,12 @@ struct Plane {
     stats_fd: OwnedFd,
     doorbell: EventFd,
     state: DeviceState,
+    rings: Option<Rings>,
     lease: Option<Lease>,
     present: bool,
     mute: bool,
     ignore_claims: bool,
+    estopped: bool,
 }
 
 impl Plane {
@@ -142,7 +155,7 @@ impl Plane {
         let access = PeerAccess::ReadOnly;
         let (stats, stats_fd) =
             Segment::create(c"stats", Kind::Stats, PAYLOAD_WORDS, 0, 1, access).unwrap();
-        let stats = Stats::new(stats);
+        let stats = Stats::new(stats.into());
         let block = stats.block();
         add(&block.armed_ns, MonoNs::now().0);
         add(&block.loops[0].periods.period_ns, 2_000_000);
@@ -163,15 +176,17 @@ impl Plane {
                 joint_count: JOINTS.len() as u32,
                 ..DeviceState::default()
             },
+            rings: None,
             lease: None,
             present: true,
             mute: false,
             ignore_claims: false,
+            estopped: false,
         }
     }
 
     fn run(&mut self, listener: &OwnedFd, path: PathBuf) {
-        let mut peer: Option<(ControlSocket, latest::Writer<DeviceState>)> = None;
+        let mut peer: Option<Peer> = None;
         loop {
             let order = match self.orders.recv_timeout(TICK) {
                 Ok(order) => Some(order),
@@ -188,7 +203,7 @@ impl Plane {
                 let fd = unsafe { OwnedFd::from_raw_fd(fd) };
                 peer = self.welcome(ControlSocket::from_fd(fd));
             }
-            let Some((socket, states)) = &mut peer else {
+            let Some(Peer { socket, states }) = &mut peer else {
                 continue;
             };
             if let Some(order) = order {
@@ -204,25 +219,48 @@ impl Plane {
         }
     }
 
-    fn welcome(
-        &mut self,
-        socket: ControlSocket,
-    ) -> Option<(ControlSocket, latest::Writer<DeviceState>)> {
+    fn welcome(&mut self, socket: ControlSocket) -> Option<Peer> {
         let (Request::Hello { version }, _) = socket.receive().ok()? else {
             return None;
         };
         assert_eq!(version, segment::VERSION);
-        let words = latest::payload_words::<DeviceState>();
-        let access = PeerAccess::ReadWrite;
-        let (states, fd) = Segment::create(c"state", Kind::Latest, words, 3, 1, access).unwrap();
-        let mut writer = latest::Writer::new(states);
-        writer.publish(&self.state);
+        let (states, _) = Offer::make(
+            c"state",
+            Kind::Latest,
+            latest::payload_words::<DeviceState>(),
+            3,
+            1,
+        )
+        .unwrap();
+        let ring = |name, words, slots| Offer::make(name, Kind::Ring, words, slots, 1).unwrap().0;
+        let words = ring::payload_words::<Command>(COMMAND_SLOTS);
+        let commands = ring(c"commands", words, COMMAND_SLOTS);
+        let replies = ring(
+            c"replies",
+            ring::payload_words::<Reply>(REPLY_SLOTS),
+            REPLY_SLOTS,
+        );
         let welcome = Notice::Welcome(Box::new(welcome(self.present)));
-        let descriptors = [self.stats_fd.as_fd(), self.doorbell.as_fd(), fd.as_fd()];
+        let descriptors = [
+            self.stats_fd.as_fd(),
+            self.doorbell.as_fd(),
+            states.descriptor(),
+            commands.descriptor(),
+            replies.descriptor(),
+        ];
         socket.send(&welcome, &descriptors).ok()?;
+        let (Request::Mapped, _) = socket.receive().ok()? else {
+            return None;
+        };
+        self.rings = Some(Rings {
+            commands: Consumer::new(commands.settle().unwrap(), COMMAND_SLOTS),
+            replies: Producer::new(replies.settle().unwrap(), REPLY_SLOTS),
+        });
+        let mut states = latest::Writer::new(states.settle().unwrap());
+        states.publish(&self.state);
         let flags = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
         nix::fcntl::fcntl(&socket, flags).unwrap();
-        Some((socket, writer))
+        Some(Peer { socket, states })
     }
 
     fn obey(&mut self, order: Order, socket: &ControlSocket) {
@@ -265,7 +303,9 @@ impl Plane {
             };
             let _ = self.told.send(request.clone());
             match request {
-                Request::Hello { .. } => return false,
+                Request::Hello { .. } | Request::Mapped => return false,
+                Request::Estop { request } => self.estop(socket, request, true),
+                Request::ClearEstop { request } => self.estop(socket, request, false),
                 Request::OpenLease { .. } if self.ignore_claims => {}
                 Request::OpenLease { request, device } => {
                     self.open_lease(socket, request, device);
@@ -289,10 +329,40 @@ impl Plane {
         }
     }
 
+    /// Latches or clears, and says so in the order that kairo-rt does.
+    fn estop(&mut self, socket: &ControlSocket, request: u64, latched: bool) {
+        self.estopped = latched;
+        let (code, reason) = (String::new(), String::new());
+        let answered = Notice::EstopAnswered {
+            request,
+            done: true,
+            code,
+            reason,
+        };
+        let _ = socket.send(&answered, &[]);
+        let names = |yes, no| if latched { yes } else { no };
+        let failsafe = DeviceFailsafe {
+            device: "arm".into(),
+            action: String::from(names("safe-action", "none")),
+            cause: String::from(names("estop", "none")),
+            live: if latched {
+                vec!["estop".into()]
+            } else {
+                Vec::new()
+            },
+        };
+        let changed = Notice::FailsafeChanged {
+            device: 0,
+            failsafe,
+        };
+        let _ = socket.send(&changed, &[]);
+    }
+
     fn open_lease(&mut self, socket: &ControlSocket, request: u64, device: u32) {
         let refusal = match () {
             () if device != 0 => Some("no_such_device"),
             () if !self.present => Some("bus_lost"),
+            () if self.estopped => Some("estopped"),
             () if self.lease.is_some() => Some("busy"),
             () => None,
         };
@@ -308,22 +378,15 @@ impl Plane {
         }
         self.epoch += 1;
         let epoch = self.epoch;
-        let access = PeerAccess::ReadWrite;
-        let words = ring::payload_words::<Command>(COMMAND_SLOTS);
-        let (commands, commands_fd) =
-            Segment::create(c"commands", Kind::Ring, words, COMMAND_SLOTS, epoch, access).unwrap();
-        let words = ring::payload_words::<Reply>(REPLY_SLOTS);
-        let (replies, replies_fd) =
-            Segment::create(c"replies", Kind::Ring, words, REPLY_SLOTS, epoch, access).unwrap();
+        let rings = self.rings.as_mut().unwrap();
+        rings.commands.discard().unwrap();
         self.lease = Some(Lease {
             epoch,
-            commands: Consumer::new(commands, COMMAND_SLOTS),
-            replies: Producer::new(Arc::clone(&replies), REPLY_SLOTS),
             sequence: 0,
             expires: MonoNs(0),
         });
         let opened = Notice::LeaseOpened { request, epoch };
-        let _ = socket.send(&opened, &[commands_fd.as_fd(), replies_fd.as_fd()]);
+        let _ = socket.send(&opened, &[]);
     }
 
     fn end_lease(&mut self, cause: Cause) -> Option<u64> {
@@ -339,13 +402,13 @@ impl Plane {
         add(&self.stats.block().loops[0].periods.ticks, 1);
         self.state.tick += 1;
         self.state.time_ns = now.0;
-        if let Some(lease) = &mut self.lease {
-            while let Ok(Some(command)) = lease.commands.pop() {
+        if let (Some(lease), Some(rings)) = (&mut self.lease, &mut self.rings) {
+            while let Ok(Some(command)) = rings.commands.pop() {
                 if self.mute {
                     continue;
                 }
                 let reply = judge(&command, lease, &mut self.state, now);
-                lease.replies.push(&reply).unwrap();
+                rings.replies.push(&reply).unwrap();
             }
             if lease.sequence > 0 && now > lease.expires && self.state.phase == 2 {
                 self.state.phase = Phase::Safe as u32;

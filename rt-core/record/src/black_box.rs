@@ -1,0 +1,219 @@
+//! The black box: the rings of all loops in one file of memory, and what a crash leaves of them.
+//!
+//! setup-only and ordinary threads. The file carries the header of a record file, so that whoever
+//! finds it needs nothing else. A kairo-rt that ends in order removes it; one that dies in any
+//! other way leaves it, and the next start turns it into `crash-NNNNNNNN.krec`. The words found are
+//! checked like a stranger's: half a header, spoilt positions or lengths cost the records, nothing
+//! more. Two of them at most are ever there: the running one, and the one being brought to disk; of
+//! several crashes before a disk works, the first is kept, because it is the one to explain.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::file::{HEADER_BYTES_MAX, Header, encode_frame};
+use crate::memory::{Memory, MemoryError, WORDS_MAX};
+use crate::ring::{Place, walk};
+
+/// First word of the file.
+const MAGIC: u64 = u64::from_le_bytes(*b"KREC-BBX");
+/// Version of the layout.
+const VERSION: u64 = 1;
+/// Loops there is room for.
+const LOOPS_MAX: usize = 16;
+/// First word of the places of the rings, two words each.
+const PLACES: usize = 8;
+/// First word of the header's text.
+const TEXT: usize = PLACES + 2 * LOOPS_MAX;
+/// Rings start on a pair of cache lines.
+const ALIGNMENT: usize = 16;
+/// The black box in a run directory.
+const FILE_NAME: &str = "flight.ring";
+/// One of an earlier run, on its way to disk.
+const CRASHED_NAME: &str = "flight.crashed";
+
+/// The memory of the rings and where each lies.
+#[derive(Debug)]
+pub struct BlackBox {
+    /// The memory.
+    pub memory: Arc<Memory>,
+    /// The rings, by loop.
+    pub places: Vec<Place>,
+    /// Why the memory does not survive a crash, if it does not.
+    pub trouble: Option<MemoryError>,
+}
+
+/// Where a black box can be: the run directory if that is on tmpfs, else a directory of its own in
+/// /dev/shm, named after the run directory.
+fn directories(run_dir: &Path) -> [PathBuf; 2] {
+    let name = run_dir.as_os_str().as_encoded_bytes();
+    let own = format!("/dev/shm/kairo-{:08x}", crc32fast::hash(name));
+    [run_dir.to_path_buf(), PathBuf::from(own)]
+}
+
+/// Makes the rings, with these capacities in words, for a kairo-rt that runs in `run_dir`. Where
+/// no file can be made they are on the heap, and `trouble` says why. setup-only.
+pub fn make(run_dir: &Path, header: &Header, capacities: &[usize]) -> BlackBox {
+    let text = serde_json::to_vec(header).unwrap_or_default();
+    let mut next = (TEXT + text.len().div_ceil(8)).next_multiple_of(ALIGNMENT);
+    let mut places = Vec::new();
+    for capacity in capacities.iter().take(LOOPS_MAX) {
+        let place = Place {
+            offset: next,
+            capacity: *capacity,
+        };
+        next += place.words();
+        places.push(place);
+    }
+    let mut trouble = None;
+    let mut made = None;
+    for directory in directories(run_dir) {
+        if directory.starts_with("/dev/shm") {
+            make_private(&directory);
+        }
+        let path = directory.join(FILE_NAME);
+        let _ = std::fs::remove_file(&path);
+        match Memory::in_file(&path, next) {
+            Ok(memory) => {
+                made = Some(memory);
+                trouble = None;
+                break;
+            }
+            Err(error) => trouble = trouble.or(Some(error)),
+        }
+    }
+    let memory = made.unwrap_or_else(|| Memory::in_heap(next));
+    write_start(&memory, &text, &places);
+    BlackBox {
+        memory: Arc::new(memory),
+        places,
+        trouble,
+    }
+}
+
+fn make_private(directory: &Path) {
+    use std::os::unix::fs::DirBuilderExt;
+    // If it is there already it may be a stranger's: `owned` below looks.
+    let _ = std::fs::DirBuilder::new().mode(0o700).create(directory);
+}
+
+fn write_start(memory: &Memory, text: &[u8], places: &[Place]) {
+    let words = memory.words();
+    let put = |index: usize, value: u64| words[index].store(value, Ordering::Relaxed);
+    put(1, VERSION);
+    put(2, places.len() as u64);
+    put(3, text.len() as u64);
+    for (index, place) in places.iter().enumerate() {
+        put(PLACES + 2 * index, place.offset as u64);
+        put(PLACES + 2 * index + 1, place.capacity as u64);
+    }
+    for (index, chunk) in text.chunks(8).enumerate() {
+        let mut bytes = [0; 8];
+        bytes[..chunk.len()].copy_from_slice(chunk);
+        put(TEXT + index, u64::from_le_bytes(bytes));
+    }
+    // Last: a file without it is not begun.
+    words[0].store(MAGIC, Ordering::Release);
+}
+
+/// What an earlier kairo-rt left.
+#[derive(Debug)]
+pub struct Salvaged {
+    /// The header of its files.
+    pub header: Header,
+    /// Its records, as frames of a file.
+    pub frames: Vec<u8>,
+    /// How many there are.
+    pub records: u64,
+    source: PathBuf,
+}
+
+impl Salvaged {
+    /// It is on disk: the memory can go.
+    pub fn done(self) {
+        let _ = std::fs::remove_file(&self.source);
+    }
+}
+
+/// Looks for a black box left in `run_dir`, before a new one is made there. `None` when the last
+/// kairo-rt ended in order, or left nothing that could be read. setup-only.
+pub fn salvage(run_dir: &Path) -> Option<Salvaged> {
+    for directory in directories(run_dir) {
+        let (left, crashed) = (directory.join(FILE_NAME), directory.join(CRASHED_NAME));
+        if !crashed.exists() {
+            let _ = std::fs::rename(&left, &crashed);
+        }
+        if !owned(&crashed) {
+            continue;
+        }
+        let found = read_words(&crashed).and_then(|words| read(&words, &crashed));
+        if found.is_some() {
+            return found;
+        }
+        // Unreadable, or without a record: nothing to keep.
+        let _ = std::fs::remove_file(&crashed);
+    }
+    None
+}
+
+/// Whether a file is a plain file of ours: /dev/shm is everybody's.
+fn owned(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let own = nix::unistd::geteuid().as_raw();
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.uid() == own)
+}
+
+fn read_words(path: &Path) -> Option<Vec<u64>> {
+    let file = std::fs::File::open(path).ok()?;
+    let mut bytes = Vec::new();
+    file.take((WORDS_MAX * 8) as u64)
+        .read_to_end(&mut bytes)
+        .ok()?;
+    let words = bytes.chunks_exact(8);
+    Some(
+        words
+            .map(|word| {
+                word.iter()
+                    .rev()
+                    .fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
+            })
+            .collect(),
+    )
+}
+
+fn read(words: &[u64], source: &Path) -> Option<Salvaged> {
+    if words.get(..2)? != [MAGIC, VERSION] {
+        return None;
+    }
+    let loops = usize::try_from(words.get(2).copied()?).ok()?;
+    let length = usize::try_from(words.get(3).copied()?).ok()?;
+    if loops > LOOPS_MAX || length > HEADER_BYTES_MAX {
+        return None;
+    }
+    let text = words.get(TEXT..TEXT + length.div_ceil(8))?;
+    let mut text: Vec<u8> = text.iter().flat_map(|word| word.to_le_bytes()).collect();
+    text.truncate(length);
+    let header: Header = serde_json::from_slice(&text).ok()?;
+    let (mut frames, mut records) = (Vec::new(), 0);
+    for index in 0..loops {
+        let place = Place {
+            offset: usize::try_from(*words.get(PLACES + 2 * index)?).ok()?,
+            capacity: usize::try_from(*words.get(PLACES + 2 * index + 1)?).ok()?,
+        };
+        let number = u16::try_from(index).ok()?;
+        walk(words, place, |kind, sequence, payload| {
+            encode_frame(&mut frames, kind, number, sequence, payload);
+            records += 1;
+        });
+    }
+    (records > 0).then(|| Salvaged {
+        header,
+        frames,
+        records,
+        source: source.to_path_buf(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! The types of the link that occur in records. No behaviour: lists of fields.
+
+use kairo_link::abi::{Cause, Command, DeviceState, JointState, MAX_JOINTS, Phase, Reply};
+
+use crate::recorded;
+use crate::state::{Malformed, Sink, Source, State};
+
+recorded!(Command {
+    sequence: u64,
+    lease_epoch: u64,
+    issued_ns: u64,
+    ttl_ns: u64,
+    mode: u32,
+    joint_count: u32,
+    velocity_scale: f64,
+    position_rad: [f64; MAX_JOINTS],
+} fixed {});
+
+recorded!(Reply {
+    sequence: u64,
+    lease_epoch: u64,
+    tick: u64,
+    time_ns: u64,
+    expires_ns: u64,
+    verdict: u32,
+    cause: u32,
+    joint: u32,
+    reserved: u32,
+    value: f64,
+    min: f64,
+    max: f64,
+} fixed {});
+
+recorded!(JointState {
+    position_rad: f64,
+    velocity_rad_s: f64,
+    setpoint_rad: f64,
+    target_rad: f64,
+    load_ratio: f64,
+    voltage_v: f64,
+    current_a: f64,
+    temperature_c: f64,
+    sampled_ns: u64,
+    status_bits: u32,
+    missed: u32,
+} fixed {});
+
+recorded!(DeviceState {
+    tick: u64,
+    time_ns: u64,
+    lease_epoch: u64,
+    sequence: u64,
+    expires_ns: u64,
+    phase_since_ns: u64,
+    phase: u32,
+    cause: u32,
+    joint_count: u32,
+    moving: u32,
+    joints: [JointState; MAX_JOINTS],
+} fixed {});
+
+/// For the enumerations of the link: by their wire numbers.
+macro_rules! by_number {
+    ($($type:ty),+) => {$(
+        impl State for $type {
+            fn save(&self, sink: &mut Sink) {
+                sink.put(*self as u64);
+            }
+
+            fn load(&mut self, source: &mut Source<'_>) -> Result<(), Malformed> {
+                let found = source.take();
+                let known = u32::try_from(found).ok().and_then(Self::from_u32);
+                let wanted = stringify!($type);
+                *self = known.ok_or(Malformed { found, wanted })?;
+                Ok(())
+            }
+
+            fn describe(name: &str, words: &mut Vec<String>) {
+                words.push(format!("{name}:u64"));
+            }
+        }
+    )+};
+}
+by_number!(Phase, Cause, kairo_link::abi::Mode);
