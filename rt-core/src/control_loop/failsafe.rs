@@ -104,16 +104,17 @@ impl Guard {
             failsafe::Cause::FeedbackStale,
             device.overdue(tick.time).is_some(),
         );
-        set(
-            failsafe::Cause::LoopOverrun,
-            std::mem::take(&mut self.overran),
-        );
+        let overran = std::mem::take(&mut self.overran);
+        set(failsafe::Cause::LoopOverrun, overran);
+        // The overrun was before this tick, and a lease that began in it came after: it counts.
+        let mode_changed = self.lease_opened && !overran;
+        self.lease_opened &= overran;
         let hot = device.hottest_c() >= self.temperature_max_c;
         set(failsafe::Cause::OverTemperature, hot);
         let agent = std::mem::take(&mut self.agent_took_over).then_some(Taker::Agent);
         let flags = Flags {
             conditions,
-            mode_changed: std::mem::take(&mut self.lease_opened),
+            mode_changed,
             takeover: robot.takeover.or(agent),
             ..robot
         };

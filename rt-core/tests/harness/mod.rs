@@ -441,6 +441,34 @@ impl AgentPlane {
             .unwrap_or_else(|refusal| panic!("{refusal:?}"))
     }
 
+    /// Asks for an e-stop, or for its end, as kairod does, and returns the answer's code; empty
+    /// when it was done.
+    pub fn ask_stop(&mut self, clear: bool) -> String {
+        self.requests += 1;
+        let mine = self.requests;
+        let request = match clear {
+            true => Request::ClearEstop { request: mine },
+            false => Request::Estop { request: mine },
+        };
+        self.socket.send(&request, &[]).unwrap();
+        self.wait_for_notice("answers a stop", |notice| match notice {
+            Notice::EstopAnswered { request, code, .. } if *request == mine => Some(code.clone()),
+            _ => None,
+        })
+        .0
+    }
+
+    /// Waits until the failsafe machine of the arm has decided this action because of this cause.
+    pub fn wait_for_failsafe(&mut self, action: &str, cause: &str) {
+        let decided = |notice: &Notice| match notice {
+            Notice::FailsafeChanged { failsafe, .. } => {
+                (failsafe.action == action && failsafe.cause == cause).then_some(())
+            }
+            _ => None,
+        };
+        self.wait_for_notice(&format!("the failsafe is {action} by {cause}"), decided);
+    }
+
     /// Gives a lease up.
     pub fn close_lease(&mut self, lease: &Lease, holder_gone: bool) -> String {
         let request = Request::CloseLease {
