@@ -69,16 +69,16 @@ causes! {
         "another device of the same loop takes an action of at least hold",
     /// The agent plane is gone.
     AgentGone "agent_gone"
-        "the agent plane vanished while it held the device; until the next accepted command",
+        "the agent plane vanished while it held the device; until the next lease or accepted command",
     /// The lease is over without the holder's wish.
     LeaseLost "lease_lost"
-        "the holder vanished, or broke its ring; until the next accepted command",
+        "the holder vanished, or broke its ring; until the next lease or accepted command",
     /// A command outlived its time to live.
     CommandExpired "command_expired"
-        "the command in force outlived its time to live; until the next accepted command",
+        "the command in force outlived its time to live; until the next lease or accepted command",
     /// The holder gave the lease back.
     Released "released"
-        "the holder gave the device back; until the next accepted command",
+        "the holder gave the device back; until the next lease or accepted command",
 }
 
 impl Cause {

@@ -3,7 +3,7 @@
 //! rt-safe. It maps what the loop and the device know to the flags of `kairo_failsafe`, runs a step
 //! of the machine a tick, and says what to do to the device. It decides nothing itself.
 
-use kairo_failsafe::{self as failsafe, Action, Decision, Flags, Rules, State, Taker};
+use kairo_failsafe::{self as failsafe, Action, Clear, Decision, Flags, Rules, State, Taker};
 use kairo_link::MonoNs;
 use kairo_link::abi::{Cause, Phase};
 use kairo_record::state::{Malformed, Sink, Source, State as Recorded};
@@ -67,6 +67,7 @@ impl Guard {
 
     pub(super) fn lease_opened(&mut self) {
         self.lease_opened = true;
+        self.ended_by = None;
     }
 
     pub(super) fn overran(&mut self) {
@@ -98,6 +99,11 @@ impl Guard {
         }
         if let Some((cause, _)) = self.ended_by {
             set(cause, true);
+            // What the machine latches is said once: else a reset would wait for a command, and
+            // the command for the reset.
+            if self.rules.of(cause).clear != Clear::WhenGone {
+                self.ended_by = None;
+            }
         }
         set(failsafe::Cause::BusLost, lost);
         set(

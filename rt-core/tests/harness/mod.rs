@@ -455,7 +455,6 @@ impl AgentPlane {
             Notice::EstopAnswered { request, code, .. } if *request == mine => Some(code.clone()),
             _ => None,
         })
-        .0
     }
 
     /// Waits until the failsafe machine of the arm has decided this action because of this cause.
