@@ -14,6 +14,7 @@ pub mod host;
 pub mod hosted;
 pub mod image;
 pub mod kernel;
+pub mod latency;
 pub mod needs;
 pub mod paths;
 pub mod plot;

@@ -103,6 +103,8 @@ pub fn assemble(
             stats: stats.clone(),
             shared: Arc::clone(shared),
             tap: taps.next().unwrap_or_else(Tap::off),
+            blocks: robot.blocks[index].clone(),
+            seats: made.routes.iter().map(|route| route.seat).collect(),
         });
         let terms = Terms {
             plan: plan(&config.name, config.priority, config.core),
@@ -211,11 +213,14 @@ pub fn describe(robot: &RobotConfig) -> Welcome {
         loops: robot
             .loops
             .iter()
-            .map(|config| LoopDescription {
+            .enumerate()
+            .map(|(index, config)| LoopDescription {
                 name: config.name.clone(),
                 period_us: config.period_us,
+                phase_us: config.phase_us,
                 priority: u32::from(config.priority),
                 core: config.core.and_then(|core| u32::try_from(core).ok()),
+                blocks: block_names(robot, index),
             })
             .collect(),
         buses: (0..robot.buses.len())
@@ -228,6 +233,11 @@ pub fn describe(robot: &RobotConfig) -> Welcome {
             .collect(),
         bringup: Vec::new(),
     }
+}
+
+fn block_names(robot: &RobotConfig, control_loop: usize) -> Vec<String> {
+    let nodes = robot.blocks[control_loop].graph.nodes.iter();
+    nodes.map(|node| node.name.clone()).collect()
 }
 
 fn describe_bus(robot: &RobotConfig, index: usize) -> BusDescription {

@@ -18,10 +18,12 @@
 //! has the rule. So a recorded session can be replayed, bit for bit, by this same code
 //! ([`ControlLoop::replay`]).
 
+mod block_stage;
 mod failsafe;
 mod seat;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use kairo_failsafe::Flags;
 use kairo_link::MonoNs;
@@ -30,7 +32,7 @@ use kairo_link::stats::{LoopStats, PeriodStats, Stats, add};
 use kairo_record::state::{Malformed, Sink, Source, State};
 use kairo_record::tap::{self, Difference, Tap};
 
-use crate::config::OverrunPolicy;
+use crate::config::{LoopBlocks, OverrunPolicy};
 use crate::device::Tick;
 use crate::estop::Reader;
 use crate::order::{Event, Order};
@@ -39,6 +41,7 @@ use crate::recording::{OrderTaken, RobotFlags, of_loop, tag};
 use crate::shared::Shared;
 use crate::system_call_trace;
 use crate::wake::Wake;
+use block_stage::BlockStage;
 use seat::Seat;
 
 pub use failsafe::Guard;
@@ -67,6 +70,9 @@ pub struct ControlLoop {
     reader: Reader,
     tap: Tap,
     keyframe_due: bool,
+    blocks: Option<BlockStage>,
+    /// Whether a block has failed: this loop's devices obey nobody until kairo-rt starts again.
+    block_failed: bool,
 }
 
 /// What a loop is made of.
@@ -92,6 +98,10 @@ pub struct LoopParts {
     pub shared: Arc<Shared>,
     /// The way of everything from outside.
     pub tap: Tap,
+    /// Its control blocks.
+    pub blocks: LoopBlocks,
+    /// Where each device of the robot sits, by its index; of use for this loop's devices only.
+    pub seats: Vec<usize>,
 }
 
 impl ControlLoop {
@@ -115,6 +125,8 @@ impl ControlLoop {
             stopping: false,
             tap: parts.tap,
             keyframe_due: true,
+            blocks: BlockStage::new(&parts.blocks, &parts.seats),
+            block_failed: false,
         }
     }
 
@@ -138,6 +150,7 @@ impl ControlLoop {
         // 3. Commands, each judged; those in force expire.
         news |= self.take_commands(tick);
         // 4. Blocks: controllers, which may be wrong.
+        news |= self.run_blocks(period);
         // 5. Limits, applied last and to everything: the setpoints move by one period.
         self.move_setpoints(period);
         // 6. Goals to the bus, states to the agent plane.
@@ -178,6 +191,8 @@ impl ControlLoop {
                 seat.open_lease(&mut self.tap, tick, channel);
                 if self.stopping {
                     seat.end_lease(&mut self.tap, tick, Cause::ShuttingDown);
+                } else if self.block_failed {
+                    seat.end_lease(&mut self.tap, tick, Cause::BlockFault);
                 }
             }
             Order::CloseLease {
@@ -216,7 +231,9 @@ impl ControlLoop {
         });
         let mut robot = Flags::from(robot);
         let ending = kairo_failsafe::Cause::ShuttingDown;
+        let failed = kairo_failsafe::Cause::PluginFault;
         robot.conditions = robot.conditions.with(ending, self.stopping);
+        robot.conditions = robot.conditions.with(failed, self.block_failed);
         let troubled = self.seats.iter().filter(|seat| seat.is_in_trouble());
         let troubled = troubled.count();
         let (mut news, mut healthy) = (false, true);
@@ -251,6 +268,26 @@ impl ControlLoop {
             news |= seat.expire(&mut self.tap, tick);
         }
         news
+    }
+
+    /// Runs the blocks; true when one has failed just now. Its loop's devices take their safe
+    /// action then, and leases end as soon as they are opened.
+    fn run_blocks(&mut self, period: Period) -> bool {
+        // In a tick that catches up setpoints stand still, and so do controllers.
+        let Some(blocks) = self.blocks.as_mut().filter(|_| !period.catches_up) else {
+            return false;
+        };
+        if self.block_failed {
+            return false;
+        }
+        let Some(report) = blocks.run(&mut self.tap, &mut self.seats) else {
+            return false;
+        };
+        self.block_failed = true;
+        let word = &self.own_stats().block_fault;
+        word.store(report.to_word(), Ordering::Relaxed);
+        self.make_safe(tick_of(period), Cause::BlockFault);
+        true
     }
 
     fn move_setpoints(&mut self, period: Period) {
@@ -288,6 +325,7 @@ impl ControlLoop {
     pub fn load_keyframe(&mut self, words: &[u64]) -> Result<(), Malformed> {
         let mut source = Source::new(words);
         self.stopping.load(&mut source)?;
+        self.block_failed.load(&mut source)?;
         for seat in &mut self.seats {
             seat.load(&mut source)?;
         }
@@ -296,7 +334,7 @@ impl ControlLoop {
 
     /// The words a keyframe would have now.
     pub fn save_keyframe(&self, sink: &mut Sink) {
-        save_loop(&self.seats, self.stopping, sink);
+        save_loop(&self.seats, [self.stopping, self.block_failed], sink);
     }
 
     /// Runs a recorded tick again, or what a recorded overrun led to.
@@ -316,8 +354,8 @@ impl ControlLoop {
     }
 }
 
-fn save_loop(seats: &[Seat], stopping: bool, sink: &mut Sink) {
-    stopping.save(sink);
+fn save_loop(seats: &[Seat], flags: [bool; 2], sink: &mut Sink) {
+    flags.save(sink);
     for seat in seats {
         seat.save(sink);
     }
@@ -330,6 +368,9 @@ impl Periodic for ControlLoop {
 
     fn rehearse(&mut self, period: Period) {
         let tick = tick_of(period);
+        if let Some(blocks) = &mut self.blocks {
+            blocks.rehearse(&self.seats);
+        }
         for seat in &mut self.seats {
             seat.observe(&mut self.tap, tick);
             seat.move_setpoints();
@@ -349,8 +390,8 @@ impl Periodic for ControlLoop {
         let interval = (KEYFRAME_INTERVAL_NS / self.period_ns).max(1);
         if self.tap.is_live() && (self.keyframe_due || period.number.is_multiple_of(interval)) {
             self.keyframe_due = false;
-            let (seats, stopping) = (&self.seats, self.stopping);
-            self.tap.keyframe(|sink| save_loop(seats, stopping, sink));
+            let (seats, flags) = (&self.seats, [self.stopping, self.block_failed]);
+            self.tap.keyframe(|sink| save_loop(seats, flags, sink));
         }
         self.tick(period);
     }

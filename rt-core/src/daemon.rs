@@ -19,13 +19,14 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use kairo_link::MonoNs;
+use kairo_link::block_fault::BlockFaultReport;
 use kairo_link::control::BringupCheck;
 use kairo_link::operator;
 use kairo_link::segment::{Kind, PeerAccess, Segment, SegmentError};
 use kairo_link::stats::{self, Stats};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -40,6 +41,7 @@ use crate::journal::note;
 use crate::link_server::{EpochCounter, LinkServer, ListenError, Listener, Safety};
 use crate::operator::{Desk, OperatorServer};
 use crate::periodic::{self, Periodic, Terms};
+use crate::recorder::{self, Recorder};
 use crate::sd_notify::Notifier;
 use crate::shared::Shared;
 use crate::system_call_trace;
@@ -49,6 +51,8 @@ use crate::wake::Wake;
 const REPORT_PATIENCE: Duration = Duration::from_secs(20);
 /// Longest shutdown: the slowest motion allowed needs v / a to stop, and threads a period each.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for the recorder to bring its rest to disk.
+const RECORDER_PATIENCE: Duration = Duration::from_secs(1);
 /// How often the main thread looks.
 const WATCH_INTERVAL_MS: u16 = 50;
 /// A loop that has not ticked for this long stops the watchdog's beat: ten of the longest periods.
@@ -113,8 +117,7 @@ type RealTimeThreads = (
 /// # Errors
 /// See [`DaemonError`]. A bring-up that is refused is not an error: the daemon runs disarmed.
 pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError> {
-    abort_on_panic();
-    let signals = block_signals()?;
+    let signals = prepare_signals()?;
     let notifier = Notifier::from_environment();
     let cores = robot.buses.iter().map(|bus| bus.core);
     let cores = cores.chain(robot.loops.iter().map(|config| config.core));
@@ -130,11 +133,12 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
         call: "eventfd",
         errno,
     })?;
-    let made = assemble(robot, &stats, &bell, &shared, Vec::new());
     let listener = Listener::bind(&options.run_dir.join("rt.sock"), options.agent_uid)?;
     // Nobody of the agent plane, whoever that is: only root and the own user.
     let own = nix::unistd::geteuid().as_raw();
     let operators = Listener::bind(&options.run_dir.join(operator::SOCKET_NAME), own)?;
+    let (recorder, taps) = recorder::prepare(robot, options.run_dir, &stats);
+    let made = assemble(robot, &stats, &bell, &shared, taps);
     let (buses, loops, checks) =
         start_real_time(made.buses, made.loops).inspect_err(|_| shared.stop())?;
     bringup.extend(checks);
@@ -146,6 +150,8 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
         first_required(&bringup)
     };
     let mut helpers = Vec::new();
+    // Not one of the helpers: its disk may hang, and nobody waits for that.
+    let recording = start_recorder(recorder, &helper_mask, &shared)?;
     for supervisor in made.supervisors {
         let name = format!("{}-port", supervisor.config.name);
         helpers.push(ordinary(&name, &helper_mask, move || supervisor.run())?);
@@ -192,6 +198,19 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     };
     helpers.push(ordinary("link-server", &helper_mask, move || server.run())?);
 
+    announce(robot, armed, &not_armed_because, &notifier);
+    watch(&signals, &notifier, &shared, robot, &stats);
+    notifier.send("STOPPING=1");
+    note(format_args!(
+        "kairo-rt: stopping: leases end, motions come to rest"
+    ));
+    shared.stop();
+    let stopped = stop_all(&shared, loops, buses, helpers);
+    end_recorder(recording);
+    stopped
+}
+
+fn announce(robot: &RobotConfig, armed: bool, not_armed_because: &str, notifier: &Notifier) {
     let status = if armed {
         "armed".to_owned()
     } else {
@@ -199,13 +218,27 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     };
     note(format_args!("kairo-rt: {} runs {status}", robot.name));
     notifier.send(&format!("READY=1\nSTATUS={status}"));
-    watch(&signals, &notifier, &shared, robot, &stats);
-    notifier.send("STOPPING=1");
-    note(format_args!(
-        "kairo-rt: stopping: leases end, motions come to rest"
-    ));
-    shared.stop();
-    stop_all(&shared, loops, buses, helpers)
+}
+
+fn end_recorder(recording: Vec<Worker<()>>) {
+    if join(recording, Instant::now() + RECORDER_PATIENCE).is_err() {
+        note(format_args!(
+            "recorder: the disk does not answer; what it has not taken stays in memory, and goes \
+             to disk at the next start"
+        ));
+    }
+}
+
+fn start_recorder(
+    recorder: Option<Recorder>,
+    mask: &BTreeSet<usize>,
+    shared: &Arc<Shared>,
+) -> Result<Vec<Worker<()>>, DaemonError> {
+    let start = |recorder: Recorder| {
+        let shared = Arc::clone(shared);
+        ordinary("recorder", mask, move || recorder.run(&shared))
+    };
+    recorder.map(start).into_iter().collect()
 }
 
 /// The cores of threads that are not real-time; empty where there is no core to spare.
@@ -230,6 +263,18 @@ fn make_stats() -> Result<(Stats, OwnedFd), SegmentError> {
     let peer = PeerAccess::ReadOnly;
     let (segment, fd) = Segment::create(c"kairo-stats", Kind::Stats, words, 0, 0, peer)?;
     Ok((Stats::new(Arc::new(segment)), fd))
+}
+
+fn prepare_signals() -> Result<SignalFd, DaemonError> {
+    abort_on_panic();
+    ignore_file_size_signal();
+    block_signals()
+}
+
+/// A write beyond a size limit shall fail, as on a full disk, and not end the daemon.
+fn ignore_file_size_signal() {
+    // SAFETY: no handler is installed, and nobody else in this process decides about the signal.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
 }
 
 fn abort_on_panic() {
@@ -373,6 +418,7 @@ fn watch(
     stats: &Stats,
 ) {
     let mut told = vec![false; robot.loops.len()];
+    let mut failed = vec![false; robot.loops.len()];
     let interval = notifier.beat_interval();
     let mut beaten = Instant::now();
     let mut ticked = vec![(0_u64, Instant::now()); robot.loops.len()];
@@ -383,6 +429,7 @@ fn watch(
             return;
         }
         tell_traced_calls(robot, stats, &mut told);
+        tell_block_faults(robot, stats, &mut failed);
         for (count, (seen, since)) in shared.heartbeats().iter().zip(&mut ticked) {
             if count != seen {
                 (*seen, *since) = (*count, Instant::now());
@@ -395,6 +442,26 @@ fn watch(
             notifier.send("WATCHDOG=1");
             beaten = Instant::now();
         }
+    }
+}
+
+/// Names a block that failed, once.
+fn tell_block_faults(robot: &RobotConfig, stats: &Stats, told: &mut [bool]) {
+    for (index, told) in told.iter_mut().enumerate().filter(|(_, told)| !**told) {
+        let word = &stats.block().loops[index].block_fault;
+        let Some(report) = BlockFaultReport::from_word(word.load(Ordering::Relaxed)) else {
+            continue;
+        };
+        let node = robot.blocks[index].graph.nodes.get(report.block as usize);
+        note(format_args!(
+            "kairo-rt: loop {}: block \"{}\" of kind \"{}\" {}: its devices take their safe action \
+             and obey nobody until kairo-rt is started again",
+            robot.loops[index].name,
+            node.map_or("?", |node| &node.name),
+            node.map_or("?", |node| &node.kind),
+            report.describe()
+        ));
+        *told = true;
     }
 }
 

@@ -16,7 +16,7 @@ use kairo_link::abi::{
 };
 
 use crate::config::{DeviceConfig, SafeAction};
-use crate::exchange::{Feedback, Goals};
+use crate::exchange::{Feedback, Goals, JointFeedback};
 use crate::lease::{Standing, judge};
 use crate::limits::JointLimits;
 use crate::motion::{MotionState, advance, stop};
@@ -59,6 +59,8 @@ pub struct Device {
     steadiness: Steadiness,
     motions: [MotionState; MAX_JOINTS],
     target_rad: [f64; MAX_JOINTS],
+    /// What blocks want of the joints they drive, instead of the command's target.
+    driven_rad: [Option<f64>; MAX_JOINTS],
     lease_epoch: u64,
     newest_sequence: u64,
     in_force: Option<InForce>,
@@ -94,6 +96,7 @@ impl Device {
             steadiness: Steadiness::default(),
             motions: [MotionState::default(); MAX_JOINTS],
             target_rad: [0.0; MAX_JOINTS],
+            driven_rad: [None; MAX_JOINTS],
             lease_epoch: 0,
             newest_sequence: 0,
             in_force: None,
@@ -303,6 +306,33 @@ impl Device {
         }
     }
 
+    /// Whether a position command is in force, so that blocks may move joints. rt-safe.
+    pub fn is_following(&self) -> bool {
+        let mode = self.in_force.map(|in_force| in_force.mode);
+        self.phase == Phase::Following && mode == Some(Mode::Position)
+    }
+
+    /// What was measured of a joint. rt-safe.
+    pub const fn measured(&self, joint: usize) -> &JointFeedback {
+        &self.feedback.joints[joint]
+    }
+
+    /// What the command in force asks of a joint; its setpoint without one. rt-safe.
+    pub const fn target_rad(&self, joint: usize) -> f64 {
+        self.target_rad[joint]
+    }
+
+    /// The newest setpoint of a joint. rt-safe.
+    pub const fn setpoint_rad(&self, joint: usize) -> f64 {
+        self.motions[joint].position_rad
+    }
+
+    /// From now on this joint goes where blocks want it while a position command is in force, as
+    /// far as its limits allow. `wanted_rad` is finite. rt-safe.
+    pub const fn drive(&mut self, joint: usize, wanted_rad: f64) {
+        self.driven_rad[joint] = Some(wanted_rad);
+    }
+
     /// Moves the setpoints by one period. rt-safe.
     pub fn step(&mut self) {
         if matches!(self.phase, Phase::Disarmed | Phase::Lost) {
@@ -315,7 +345,10 @@ impl Device {
             let (state, limits) = (self.motions[joint], &self.limits[joint]);
             self.motions[joint] = match moving_to {
                 Some(command) => {
-                    let target = self.target_rad[joint];
+                    let target = match self.driven_rad[joint] {
+                        Some(wanted) => limits.nearest_allowed(wanted),
+                        None => self.target_rad[joint],
+                    };
                     advance(state, target, command.velocity_scale, limits, self.step_s)
                 }
                 None => stop(state, limits, self.step_s),

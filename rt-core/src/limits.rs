@@ -16,6 +16,11 @@ pub struct JointLimits {
 }
 
 impl JointLimits {
+    /// The position nearest to `position_rad` that may be commanded. rt-safe.
+    pub fn nearest_allowed(&self, position_rad: f64) -> f64 {
+        position_rad.clamp(self.position_min_rad, self.position_max_rad)
+    }
+
     /// Whether `position_rad` may be commanded. False for NaN. rt-safe.
     pub fn allows(&self, position_rad: f64) -> bool {
         (self.position_min_rad..=self.position_max_rad).contains(&position_rad)

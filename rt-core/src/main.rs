@@ -2,14 +2,17 @@
 //!
 //! Exit status: 0 after an orderly stop, 1 when it could not run, 2 when the command line is wrong,
 //! 78 when the configuration is (nothing was started then, and starting again would not help).
+//! With `--replay`: 0 when every output was the same, 1 when one differed or nothing could be
+//! replayed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
 use kairo_rt::config::{self, RobotConfig, traffic_of};
 use kairo_rt::daemon::{self, Options};
+use kairo_rt::replay::{Range, replay};
 
 /// Exit status for a wrong configuration: EX_CONFIG of sysexits.h, which kairo-init and systemd
 /// (`RestartPreventExitStatus=78`) take as "do not restart".
@@ -48,10 +51,28 @@ struct Arguments {
     /// Check the configuration, print what it means, and exit.
     #[arg(long)]
     check: bool,
+    /// Where record files go, instead of recorder.directory of the configuration.
+    #[arg(long, value_name = "DIR", env = "KAIRO_RECORD_DIR")]
+    record_dir: Option<PathBuf>,
+    /// Replay a record file instead of running a robot, and compare every output, bit for bit.
+    #[arg(long, value_name = "FILE")]
+    replay: Option<PathBuf>,
+    /// Replay from the last keyframe before this tick.
+    #[arg(long, value_name = "TICK", requires = "replay")]
+    from: Option<u64>,
+    /// Replay up to this tick.
+    #[arg(long, value_name = "TICK", requires = "replay")]
+    to: Option<u64>,
+    /// Print the outcome of a replay as JSON.
+    #[arg(long, requires = "replay")]
+    json: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(file) = &arguments.replay {
+        return replayed(file, &arguments);
+    }
     let robot = match configured(&arguments) {
         Ok(robot) => robot,
         Err(message) => {
@@ -93,6 +114,9 @@ fn configured(arguments: &Arguments) -> Result<RobotConfig, String> {
             })?;
         path.clone_into(&mut bus.port);
     }
+    if let (Some(recorder), Some(directory)) = (&mut robot.recorder, &arguments.record_dir) {
+        recorder.directory.clone_from(directory);
+    }
     Ok(robot)
 }
 
@@ -103,6 +127,30 @@ fn run(robot: &RobotConfig, arguments: &Arguments) -> anyhow::Result<()> {
     let own = nix::unistd::geteuid().as_raw();
     let agent_uid = arguments.agent_uid.unwrap_or(own);
     Ok(daemon::run(robot, &Options { run_dir, agent_uid })?)
+}
+
+fn replayed(file: &Path, arguments: &Arguments) -> ExitCode {
+    let range = Range {
+        from: arguments.from,
+        to: arguments.to,
+    };
+    let outcome = match replay(file, range) {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            eprintln!("kairo-rt: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if arguments.json {
+        println!("{}", outcome.to_json());
+    } else {
+        print!("{outcome}");
+    }
+    if outcome.is_same() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn print_summary(robot: &RobotConfig) {
@@ -124,6 +172,14 @@ fn print_summary(robot: &RobotConfig) {
         println!(
             "loop {}: every {} us, priority {}",
             config.name, config.period_us, config.priority
+        );
+    }
+    if let Some(recorder) = &robot.recorder {
+        println!(
+            "recorder: up to {} MiB in {}, {} s in memory",
+            recorder.size_max_mb,
+            recorder.directory.display(),
+            recorder.keep_seconds
         );
     }
     for device in &robot.devices {

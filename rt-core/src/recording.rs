@@ -42,8 +42,14 @@ pub mod tag {
     pub const COMMAND: u16 = 6;
     /// Input: a reply that could not be given because the ring is corrupt.
     pub const REPLY_CORRUPT: u16 = 7;
+    /// Input: whether a block failed, as a word of the statistics. What blocks make of the inputs
+    /// is recorded like something from outside: a plug-in need not be there, nor be a function of
+    /// what it is given, for a tick to be replayed.
+    pub const BLOCK_FAULT: u16 = 8;
+    /// Input: where a block wants a joint; the index is the wire's, in the order of the file.
+    pub const DRIVEN: u16 = 9;
     /// Input: what the whole robot's e-stops and operators say.
-    pub const SAFETY: u16 = 8;
+    pub const SAFETY: u16 = 10;
     /// Output: goals for a device.
     pub const GOALS: u16 = 32;
     /// Output: an answer to a command, or a notice.
@@ -331,6 +337,8 @@ pub fn entries() -> Vec<EntryHeader> {
         describe::<Feedback>(tag::FEEDBACK, "feedback"),
         describe::<CommandTaken>(tag::COMMAND, "command"),
         describe::<bool>(tag::REPLY_CORRUPT, "reply_corrupt"),
+        describe::<u64>(tag::BLOCK_FAULT, "block_fault"),
+        describe::<f64>(tag::DRIVEN, "driven"),
         describe::<RobotFlags>(tag::SAFETY, "safety"),
         describe::<Goals>(tag::GOALS, "goals"),
         describe::<Reply>(tag::REPLY, "reply"),

@@ -3,8 +3,10 @@
 //! What is asserted is behaviour and the daemon's own account of ticks and times; how late this
 //! machine wakes anybody up is not.
 
+mod blocks;
 #[path = "daemon/estop.rs"]
 mod estop;
+#[allow(dead_code, reason = "each test program uses its part of the harness")]
 mod harness;
 
 use std::os::fd::OwnedFd;

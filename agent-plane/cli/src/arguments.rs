@@ -41,6 +41,8 @@ pub enum Command {
         #[command(subcommand)]
         command: RtCommand,
     },
+    /// Measures a loop's wake-up lateness, beside cyclictest where that may run.
+    Latency(LatencyOptions),
     /// Shows and simulates what the robot does when things go wrong. Needs no running system.
     Failsafe {
         /// The verb.
@@ -133,6 +135,24 @@ pub struct WatchOptions {
     /// Stop after so many samples.
     #[arg(long)]
     pub count: Option<u64>,
+}
+
+/// Options of `latency`.
+#[derive(Debug, Args)]
+pub struct LatencyOptions {
+    /// How long each side is measured.
+    #[arg(long, value_name = "N", default_value_t = 30,
+          value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    pub seconds: u64,
+    /// Leaves cyclictest out.
+    #[arg(long)]
+    pub alone: bool,
+    /// Name of a loop; needed only when there are several.
+    #[arg(long = "loop", value_name = "NAME")]
+    pub control_loop: Option<String>,
+    /// Write a plot to this file.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
 }
 
 /// Options of `events`.

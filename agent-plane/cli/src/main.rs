@@ -11,6 +11,8 @@ mod device;
 mod events;
 mod failsafe;
 mod failure;
+mod latency;
+mod latency_window;
 mod operator;
 mod plot;
 mod rt;
@@ -61,6 +63,7 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
     match &arguments.command {
         Command::Status => status::show(&mut session, terminal),
         Command::Call { method, params } => call::raw(&mut session, terminal, method, params),
+        Command::Latency(options) => latency::compare(&mut session, terminal, options),
         Command::Events(options) => events::follow(&mut session, terminal, options),
         Command::Device { command } => match command {
             DeviceCommand::List => device::list(&mut session, terminal),

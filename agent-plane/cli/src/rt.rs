@@ -38,11 +38,40 @@ pub fn status(session: &mut Session<'_>, terminal: &Terminal) -> Result<(), Fail
         },
         status["locked_bytes"].as_u64().unwrap_or(0) / (1024 * 1024),
     ))?;
+    recorder(terminal, &status["recorder"])?;
     bringup(terminal, &status)?;
     loops(terminal, &status)?;
     threads(terminal, &status)?;
     buses(terminal, &status)?;
     devices(terminal, &status)
+}
+
+/// One line, where there is a recorder.
+fn recorder(terminal: &Terminal, recorder: &Value) -> Result<(), Failure> {
+    if recorder.is_null() {
+        return Ok(());
+    }
+    let (state, tone) = if recorder["writing"] == true {
+        ("writing".to_owned(), Tone::Good)
+    } else {
+        (
+            format!("CANNOT WRITE (errno {})", number(&recorder["errno"], 0)),
+            Tone::Bad,
+        )
+    };
+    terminal.line(format!(
+        "Recorder: {}, {} records, {} lost, {} MB in {} files{}",
+        terminal.paint(tone, &state),
+        number(&recorder["records"], 0),
+        number(&recorder["dropped"], 0),
+        recorder["bytes"].as_u64().unwrap_or(0) / 1_000_000,
+        number(&recorder["files"], 0),
+        if recorder["survives_crash"] == true {
+            ""
+        } else {
+            "; a crash of kairo-rt would lose the newest seconds"
+        }
+    ))
 }
 
 fn bringup(terminal: &Terminal, status: &Value) -> Result<(), Failure> {

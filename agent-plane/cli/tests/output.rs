@@ -202,7 +202,8 @@ fn rt_status() -> Value {
              "found": "SCHED_FIFO 80", "ok": true, "required": true, "fix": ""},
         ],
         "loops": [{
-            "name": "arm-loop", "period_us": 4000, "priority": 80, "core": 1, "ticks": 1000,
+            "name": "arm-loop", "period_us": 4000, "phase_us": 250,
+            "priority": 80, "core": 1, "ticks": 1000,
             "skipped": 3, "identity_holds": true, "overruns_late_wake": 1,
             "overruns_long_execution": 0, "lateness_us": quantiles(9.0, 42.0),
             "execution_us": quantiles(7.5, 21.0), "command_age_us": quantiles(900.0, 4000.0),
@@ -399,6 +400,28 @@ fn the_real_time_plane_is_shown_in_tables() {
     let drawn = kernel.kairo(&["rt", "histogram", "--svg", path, "--json"]);
     assert!(drawn.status.success());
     assert!(std::fs::read_to_string(plot).unwrap().starts_with("<svg"));
+}
+
+#[test]
+fn latency_alone_says_why_and_counts_only_its_own_window() {
+    let kernel = Kernel::start(vec![
+        ("rt.status", Answer::Result(rt_status())),
+        ("rt.histogram", Answer::Result(histogram())),
+    ]);
+    let output = kernel.kairo(&["latency", "--seconds", "1", "--alone", "--json"]);
+    assert!(output.status.success(), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["loop"], "arm-loop");
+    // The scripted histogram stands still: nothing of what was there before is in the window.
+    assert_eq!(report["kairo_rt"]["count"], 0);
+    assert_eq!(report["cyclictest"], Value::Null);
+    assert!(
+        report["note"].as_str().unwrap().contains("--alone"),
+        "{report}"
+    );
+    let wrong = kernel.kairo(&["latency", "--loop", "leg-loop"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("arm-loop"));
 }
 
 #[test]

@@ -134,6 +134,8 @@ pub struct Sample {
     pub phase: Option<&'static str>,
     /// Why.
     pub cause: Option<&'static str>,
+    /// When this phase began, CLOCK_MONOTONIC ns.
+    pub phase_since_ns: u64,
     /// Tick of the control loop.
     pub tick: u64,
     /// When that tick ran, CLOCK_MONOTONIC ns.
@@ -237,6 +239,7 @@ pub fn sample(
         lease_epoch: known.lease_epoch,
         sequence: known.sequence,
         expires_ns: known.expires_ns,
+        phase_since_ns: known.phase_since_ns,
         moving: known.moving != 0,
         joints: joints.unwrap_or_default(),
     }

@@ -114,6 +114,7 @@ fn the_arm_is_claimed_commanded_and_released() {
     // The joints that were not named kept their targets.
     assert_eq!(joint(&state, "gripper"), 0.6);
     assert_eq!(joint(&state, "shoulder_pan"), 0.1);
+    assert!(state["phase_since_ns"].as_u64() >= first["applied_ns"].as_u64());
 
     let stop = json!({"device": "arm", "epoch": epoch, "ttl_ms": 100, "command": {"mode": "stop"}});
     call(&mut client, "device.send", stop).unwrap();

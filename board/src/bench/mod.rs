@@ -7,6 +7,7 @@
 //!
 //! Runs on a developer's machine; allocates and blocks.
 
+pub mod command;
 pub mod host;
 pub mod mark;
 pub mod report;
@@ -28,7 +29,11 @@ pub struct Bench {
 }
 
 /// All benchmarks.
-pub const BENCHES: [Bench; 0] = [];
+pub const BENCHES: [Bench; 1] = [Bench {
+    name: "command",
+    summary: "from device.send to the servo bus, from expiry to safety; beside a socket ping-pong",
+    run: command::run,
+}];
 
 /// The benchmark called `name`.
 ///

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod demo;
 pub mod image;
 pub mod kernel;
+pub mod latency;
 pub mod run;
 pub mod test;
 pub mod tidy;

@@ -98,6 +98,8 @@ impl Hosted {
             strictness.into(),
             "--port".into(),
             format!("arm-bus={}", text(&port)),
+            "--record-dir".into(),
+            text(&logs.join("records")),
         ];
         let log = fresh(logs.join("kairo-rt.log"))?;
         let real_time = Service::start("kairo-rt", &binaries.path("kairo-rt"), &arguments, &log)?;

@@ -14,7 +14,7 @@ use super::error::ImageError;
 use super::manifest::{hexadecimal, sha256_file};
 
 /// Directories and files of the workspace that can change an image.
-const INPUTS: [&str; 11] = [
+const INPUTS: [&str; 12] = [
     "Cargo.lock",
     "Cargo.toml",
     "rust-toolchain.toml",
@@ -23,6 +23,7 @@ const INPUTS: [&str; 11] = [
     "agent-plane",
     "init",
     "board/boards",
+    "board/lab",
     "board/robots",
     "board/src/image",
     ".cargo",

@@ -39,6 +39,8 @@ pub struct Parts {
     pub hardware: Emulated,
     /// What runs the instructions.
     pub accel: Accel,
+    /// Whether the guest's clocks count instructions instead of time; one CPU, emulated.
+    pub instruction_time: bool,
     /// The kernel image.
     pub kernel: PathBuf,
     /// The kernel's command line.
@@ -80,7 +82,14 @@ impl Parts {
             "none",
         ]);
         add(&["-machine", &self.hardware.machine]);
-        add(&self.accel.arguments());
+        if self.instruction_time {
+            // An instruction is 1 ns (shift 0), and while every CPU sleeps the clock jumps to the
+            // next timer instead of waiting for the host's (sleep off).
+            add(&["-accel", "tcg,thread=single", "-cpu", "max"]);
+            add(&["-icount", "shift=0,sleep=off"]);
+        } else {
+            add(&self.accel.arguments());
+        }
         add(&["-smp", &self.hardware.cpus.to_string()]);
         add(&["-m", &format!("{}M", self.hardware.memory_mib)]);
         add(&["-kernel", &self.kernel.display().to_string()]);
@@ -170,6 +179,7 @@ mod tests {
                 forward_port: 7447,
             },
             accel: Accel::Tcg,
+            instruction_time: false,
             kernel: "/k".into(),
             command_line: "root=/dev/vda3 ro".into(),
             disk: "/d".into(),
@@ -205,6 +215,17 @@ mod tests {
             ..parts()
         };
         assert!(line(&keeping).contains("snapshot=off"));
+    }
+
+    #[test]
+    fn instruction_time_is_one_emulated_thread() {
+        let line = line(&Parts {
+            instruction_time: true,
+            accel: Accel::Kvm,
+            ..parts()
+        });
+        assert!(line.contains("-icount shift=0,sleep=off"), "{line}");
+        assert!(line.contains("tcg,thread=single") && !line.contains("kvm"));
     }
 
     #[test]

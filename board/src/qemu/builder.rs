@@ -18,6 +18,15 @@ use crate::image::definition::Emulated;
 /// How long QEMU may take until it connects to the log.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Words of the kernel command line that make sense only where there is a core to isolate.
+const ISOLATION: [&str; 5] = [
+    "isolcpus=",
+    "nohz_full=",
+    "rcu_nocbs=",
+    "irqaffinity=",
+    "kairo.rt_cpus=",
+];
+
 /// Where the kernel console goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Serial {
@@ -37,6 +46,7 @@ pub struct MachineBuilder {
     command_line: String,
     hardware: Emulated,
     accel: Option<Accel>,
+    instruction_time: bool,
     out: PathBuf,
     serial: Serial,
     arm: Option<PathBuf>,
@@ -82,6 +92,7 @@ impl MachineBuilder {
             command_line: format!("{command_line} kairo.console=ttyS1 kairo.forward={port}"),
             hardware,
             accel: None,
+            instruction_time: false,
             out: out.to_path_buf(),
             serial: Serial::Log,
             arm: None,
@@ -113,6 +124,22 @@ impl MachineBuilder {
     #[must_use]
     pub fn accel(mut self, accel: Accel) -> MachineBuilder {
         self.accel = Some(accel);
+        self
+    }
+
+    /// Makes the guest's clocks count instructions: one CPU, and none of the command line's words
+    /// that give a core away. Nothing of the host's load shows in the guest then, and nothing of
+    /// real hardware either.
+    #[must_use]
+    pub fn instruction_time(mut self) -> MachineBuilder {
+        self.instruction_time = true;
+        self.accel = Some(Accel::Tcg);
+        self.hardware.cpus = 1;
+        let words = self.command_line.split_whitespace();
+        let kept: Vec<&str> = words
+            .filter(|word| !ISOLATION.iter().any(|key| word.starts_with(key)))
+            .collect();
+        self.command_line = kept.join(" ");
         self
     }
 
@@ -166,6 +193,7 @@ impl MachineBuilder {
         let parts = Parts {
             hardware: self.hardware,
             accel,
+            instruction_time: self.instruction_time,
             kernel: self.kernel,
             command_line: self.command_line,
             disk: self.disk,

@@ -53,20 +53,6 @@ pub enum FaultKind {
     Budget,
 }
 
-impl fmt::Display for FaultKind {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotFinite { output } => {
-                write!(formatter, "gave NaN or infinity on output {output}")
-            }
-            Self::Reported { code } => write!(formatter, "reported fault {code}"),
-            Self::Panicked => formatter.write_str("panicked"),
-            Self::Signal { number } => write!(formatter, "was stopped by signal {number}"),
-            Self::Budget => formatter.write_str("used more processor time than its budget"),
-        }
-    }
-}
-
 /// A place to wire to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Port {

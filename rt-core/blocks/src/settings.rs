@@ -353,14 +353,25 @@ impl<'t> Settings<'t> {
     }
 
     /// All complaints, with one for each key nobody asked for.
-    pub fn finish(mut self) -> Vec<Complaint> {
+    pub fn finish(self) -> Vec<Complaint> {
+        self.close(false)
+    }
+
+    /// All complaints of a reader that gave up on the way: keys it did not come to are none, unless
+    /// they are nearly one it did ask for.
+    pub fn give_up(self) -> Vec<Complaint> {
+        self.close(true)
+    }
+
+    fn close(mut self, gave_up: bool) -> Vec<Complaint> {
+        let known: Vec<&str> = self.asked.iter().map(String::as_str).collect();
         for entry in &self.table.entries {
-            if self.asked.contains(&entry.key) {
+            if known.contains(&entry.key.as_str()) {
                 continue;
             }
-            let known: Vec<&str> = self.asked.iter().map(String::as_str).collect();
             let fix = match nearest(&entry.key, &known) {
                 Some(near) => format!("did you mean `{near}`?"),
+                None if gave_up => continue,
                 None => format!("the keys here are {}", known.join(", ")),
             };
             self.complaints.push(Complaint {

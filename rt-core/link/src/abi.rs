@@ -136,6 +136,24 @@ wire_enum! {
         EmergencyStop = 13 "emergency_stop",
         /// The failsafe machine decided so.
         Failsafe = 14 "failsafe",
+        /// A control block of its loop failed; `rt.status` names it.
+        BlockFault = 20 "block_fault",
+    }
+}
+
+wire_enum! {
+    /// How a control block failed.
+    BlockFaultKind {
+        /// An output was NaN or infinite; the detail is its number.
+        NotFinite = 1 "not_finite",
+        /// It reported a fault of its own; the detail is its code.
+        Reported = 2 "reported",
+        /// It panicked.
+        Panicked = 3 "panicked",
+        /// The processor stopped it; the detail is the signal.
+        Signal = 4 "signal",
+        /// It used more processor time than its budget.
+        Budget = 5 "budget",
     }
 }
 

@@ -175,10 +175,15 @@ pub struct LoopDescription {
     pub name: String,
     /// Period, microseconds.
     pub period_us: u64,
+    /// Where in the period its ticks lie on CLOCK_MONOTONIC, microseconds.
+    pub phase_us: u64,
     /// SCHED_FIFO priority.
     pub priority: u32,
     /// The core it is pinned to; none when not pinned.
     pub core: Option<u32>,
+    /// Its control blocks by name, in the order of the file.
+    #[serde(default)]
+    pub blocks: Vec<String>,
 }
 
 /// A bus, as configured and found.

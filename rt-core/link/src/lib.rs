@@ -22,6 +22,7 @@
 //! (`kairo-wire`), anything with a socket other than [`control`].
 
 pub mod abi;
+pub mod block_fault;
 pub mod control;
 pub mod histogram;
 pub mod latest;

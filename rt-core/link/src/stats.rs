@@ -97,6 +97,8 @@ pub struct LoopStats {
     pub overruns_bus: AtomicU64,
     /// Times the overrun policy `stop` made the devices safe.
     pub stops: AtomicU64,
+    /// The block that failed, as a [`crate::block_fault::BlockFaultReport`]; zero while none has.
+    pub block_fault: AtomicU64,
     /// Age of a command when it was accepted.
     pub command_age: Histogram,
 }

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use nix::fcntl::{Flock, FlockArg};
+
 use crate::file::{HEADER_BYTES_MAX, Header, encode_frame};
 use crate::memory::{Memory, MemoryError, WORDS_MAX};
 use crate::ring::{Place, walk};
@@ -141,7 +143,7 @@ impl Salvaged {
 pub fn salvage(run_dir: &Path) -> Option<Salvaged> {
     for directory in directories(run_dir) {
         let (left, crashed) = (directory.join(FILE_NAME), directory.join(CRASHED_NAME));
-        if !crashed.exists() {
+        if !crashed.exists() && owned(&left) && is_abandoned(&left) {
             let _ = std::fs::rename(&left, &crashed);
         }
         if !owned(&crashed) {
@@ -155,6 +157,12 @@ pub fn salvage(run_dir: &Path) -> Option<Salvaged> {
         let _ = std::fs::remove_file(&crashed);
     }
     None
+}
+
+/// Whether the process that made it is gone.
+fn is_abandoned(path: &Path) -> bool {
+    let file = std::fs::File::open(path).ok();
+    file.is_some_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok())
 }
 
 /// Whether a file is a plain file of ours: /dev/shm is everybody's.

@@ -17,7 +17,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 use nix::sys::mman::{MapFlags, ProtFlags, mlock, mmap, munmap};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
@@ -68,6 +68,8 @@ pub struct Memory {
     start: NonNull<AtomicU64>,
     words: usize,
     backing: Backing,
+    /// Tells others that the process lives: a lock ends with it.
+    lock: Option<Flock<File>>,
 }
 
 // SAFETY: nothing but atomic words, all access through shared `&AtomicU64`.
@@ -125,6 +127,7 @@ impl Memory {
             start: start.cast(),
             words,
             backing: Backing::Mapped(path),
+            lock: Flock::lock(file, FlockArg::LockExclusiveNonblock).ok(),
         };
         memory.touch();
         Ok(memory)
@@ -139,6 +142,7 @@ impl Memory {
             start,
             words,
             backing: Backing::Heap,
+            lock: None,
         };
         memory.touch();
         memory
@@ -158,9 +162,9 @@ impl Memory {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.words) }
     }
 
-    /// Whether the words survive the process. setup-only.
+    /// Whether the words survive the process, and who finds them knows that it is gone. setup-only.
     pub const fn survives(&self) -> bool {
-        matches!(self.backing, Backing::Mapped(_))
+        self.lock.is_some()
     }
 
     /// Removes the file, if there is one: nothing is left to be found. The mapping stays.

@@ -8,17 +8,23 @@
 //! Not here: anything the machine must be asked (does the port exist, does the core). That is
 //! found at bring-up, because a configuration is checked on another machine than it runs on.
 
+pub mod blocks;
 mod check;
 mod diagnostic;
 mod feasibility;
+mod recorder;
 mod safety;
 mod schema;
 mod table;
 
 use std::path::Path;
 
+use kairo_blocks::registry::Registry;
+
+pub use blocks::LoopBlocks;
 pub use check::{BusTraffic, traffic_of};
 pub use diagnostic::{ConfigError, Diagnostic};
+pub use recorder::RecorderConfig;
 pub use safety::{
     Bias, ChargePumpConfig, ESTOP_INPUTS_MAX, EstopConfig, FailsafeConfig, LineAddress, LineConfig,
 };
@@ -42,6 +48,12 @@ pub struct RobotConfig {
     pub failsafe: FailsafeConfig,
     /// Where e-stops come from.
     pub estop: EstopConfig,
+    /// The blocks of each loop, by the loop's index.
+    pub blocks: Vec<LoopBlocks>,
+    /// The flight recorder, if there shall be one.
+    pub recorder: Option<RecorderConfig>,
+    /// The file it was read from, word for word: goes into records, so that they can be replayed.
+    pub text: String,
 }
 
 impl RobotConfig {
@@ -185,13 +197,21 @@ pub struct ServoGains {
     pub d: u8,
 }
 
-/// Reads and checks the file at `path`.
+/// Reads and checks the file at `path`, whose blocks are of the library's kinds.
 ///
 /// # Errors
 /// Every problem of the file; see [`ConfigError`].
 pub fn load(path: &Path) -> Result<RobotConfig, ConfigError> {
+    load_with(path, &Registry::standard())
+}
+
+/// Reads and checks the file at `path`, whose blocks may be of the kinds of `registry`.
+///
+/// # Errors
+/// Every problem of the file; see [`ConfigError`].
+pub fn load_with(path: &Path, registry: &Registry) -> Result<RobotConfig, ConfigError> {
     match std::fs::read_to_string(path) {
-        Ok(text) => parse(path, &text),
+        Ok(text) => parse_with(path, &text, registry),
         Err(error) => Err(ConfigError {
             diagnostics: vec![Diagnostic {
                 file: path.to_path_buf(),
@@ -205,13 +225,25 @@ pub fn load(path: &Path) -> Result<RobotConfig, ConfigError> {
     }
 }
 
-/// Checks `text`; `path` is only named in messages.
+/// Checks `text`, whose blocks are of the library's kinds; `path` is only named in messages.
 ///
 /// # Errors
 /// Every problem of the text; see [`ConfigError`].
 pub fn parse(path: &Path, text: &str) -> Result<RobotConfig, ConfigError> {
+    parse_with(path, text, &Registry::standard())
+}
+
+/// Checks `text`, whose blocks may be of the kinds of `registry`; `path` is only named in messages.
+///
+/// # Errors
+/// Every problem of the text; see [`ConfigError`].
+pub fn parse_with(
+    path: &Path,
+    text: &str,
+    registry: &Registry,
+) -> Result<RobotConfig, ConfigError> {
     let mut problems = diagnostic::Problems::new(path, text);
-    let robot = schema::read(text, &mut problems);
+    let robot = schema::read(text, registry, &mut problems);
     problems.finish(robot)
 }
 

@@ -5,17 +5,19 @@
 
 use std::f64::consts::PI;
 
+use kairo_blocks::registry::Registry;
 use kairo_hal::feetech::registers::{RADIANS_PER_STEP, STEPS_PER_TURN};
 use kairo_link::abi::MAX_JOINTS;
 use kairo_link::control::MAX_DEVICES;
 use kairo_link::stats::{MAX_BUSES, MAX_LOOPS};
 use toml::de::DeTable;
 
+use super::blocks::{self, Surroundings};
 use super::diagnostic::{Problems, nearest};
 use super::table::{Located, TableReader};
 use super::{
     BusConfig, DeviceConfig, JointConfig, LoopConfig, OverrunPolicy, RobotConfig, SafeAction,
-    ServoGains, check, feasibility, safety,
+    ServoGains, check, feasibility, recorder, safety,
 };
 
 /// Priorities the daemon may use: below 95, so that the kernel's own threads at 99 (migration,
@@ -28,6 +30,12 @@ const BUDGET_PARTS: i64 = 4;
 /// Cores a machine can have, as far as a mask goes.
 pub(super) const CORE: std::ops::RangeInclusive<i64> = 0..=1023;
 
+/// Where ticks lie in the period unless the file says it, µs. The kernel's scheduler tick falls on
+/// whole milliseconds of CLOCK_MONOTONIC; a planned time that coincides with it is served after it
+/// in the same interrupt, which made every fourth wake-up of a 1 kHz loop twice as late (decision
+/// 065). 250 is half of the shortest period.
+const PHASE_US: i64 = 250;
+
 /// A table with what is needed to report problems about it later.
 pub(super) struct Section<T> {
     /// `None` when the table itself has problems. It can still be referred to, so that one mistake
@@ -39,20 +47,13 @@ pub(super) struct Section<T> {
 }
 
 /// Reads a whole file. `None`, or any problem added, refuses it.
-pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfig> {
+pub(super) fn read(
+    text: &str,
+    registry: &Registry,
+    problems: &mut Problems<'_>,
+) -> Option<RobotConfig> {
     let (root, errors) = DeTable::parse_recoverable(text);
-    let broken = !errors.is_empty();
-    for error in errors {
-        let fix = "see docs/reference/robot-toml.md for the shape of the file";
-        problems.add(
-            error.span().unwrap_or(0..0),
-            "",
-            error.message().to_owned(),
-            fix,
-        );
-    }
-    if broken {
-        // What the parser recovered may miss whole tables; problems about them would mislead.
+    if is_broken(&errors, problems) {
         return None;
     }
     let mut file = TableReader::new(root.get_ref(), 0..0, "");
@@ -60,7 +61,7 @@ pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfi
         .table(problems, "robot")
         .and_then(|table| read_robot(table, problems));
     let buses: Vec<_> = file
-        .tables(problems, "bus", MAX_BUSES)
+        .tables_if_any(problems, "bus", MAX_BUSES)
         .into_iter()
         .filter_map(|table| read_bus(table, problems))
         .collect();
@@ -70,7 +71,7 @@ pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfi
         .filter_map(|table| read_loop(table, problems))
         .collect();
     let devices: Vec<_> = file
-        .tables(problems, "device", MAX_DEVICES)
+        .tables_if_any(problems, "device", MAX_DEVICES)
         .into_iter()
         .filter_map(|table| read_device(table, &buses, &loops, problems))
         .collect();
@@ -78,14 +79,18 @@ pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfi
     let known: Vec<&DeviceConfig> = complete.map(|located| &located.device).collect();
     let failsafe = safety::read_failsafe(&mut file, &known, problems);
     let estop = safety::read_estop(&mut file, problems);
+    let names = loops.iter().map(|section| section.name.value.as_str());
+    let around = Surroundings {
+        registry,
+        loops: names
+            .zip(loops.iter().map(|section| section.value.as_ref()))
+            .collect(),
+        devices: known,
+    };
+    let blocks = blocks::read(&mut file, &around, problems);
+    let recorder = recorder::read(&mut file, problems);
     file.finish(problems);
-    check::names(&buses, problems);
-    check::names(&loops, problems);
-    check::names(&devices, problems);
-    check::servo_ids(&buses, &devices, problems);
-    check::priorities(&buses, &loops, &devices, problems);
-    check::wire_time(&buses, &loops, &devices, problems);
-    feasibility::cores(&buses, &loops, &devices, problems);
+    check_across(&buses, &loops, &devices, problems);
     let (name, strict, trace_system_calls) = robot?;
     Some(RobotConfig {
         name,
@@ -99,7 +104,36 @@ pub(super) fn read(text: &str, problems: &mut Problems<'_>) -> Option<RobotConfi
             .collect(),
         failsafe: failsafe?,
         estop: estop?,
+        blocks,
+        recorder: recorder?,
+        text: text.to_owned(),
     })
+}
+
+/// Reports errors of syntax. What the parser recovered beside them may miss whole tables, and
+/// problems about those would mislead.
+fn is_broken(errors: &[toml::de::Error], problems: &mut Problems<'_>) -> bool {
+    for error in errors {
+        let fix = "see docs/reference/robot-toml.md for the shape of the file";
+        let span = error.span().unwrap_or(0..0);
+        problems.add(span, "", error.message().to_owned(), fix);
+    }
+    !errors.is_empty()
+}
+
+fn check_across(
+    buses: &[Section<BusConfig>],
+    loops: &[Section<LoopConfig>],
+    devices: &[Section<LocatedDevice>],
+    problems: &mut Problems<'_>,
+) {
+    check::names(buses, problems);
+    check::names(loops, problems);
+    check::names(devices, problems);
+    check::servo_ids(buses, devices, problems);
+    check::priorities(buses, loops, devices, problems);
+    check::wire_time(buses, loops, devices, problems);
+    feasibility::cores(buses, loops, devices, problems);
 }
 
 fn values<T>(sections: Vec<Section<T>>) -> Option<Vec<T>> {
@@ -170,7 +204,7 @@ fn read_loop(
     let overrun = read_overrun(&mut table, problems);
     // Both lie within the period; without one, any period is long enough for the message.
     let longest_us = period.as_ref().map_or(100_000, |period| period.value);
-    let phase = table.integer(problems, "phase_us", 0..=longest_us - 1, Some(0));
+    let phase = table.integer(problems, "phase_us", 0..=longest_us - 1, Some(PHASE_US));
     let share = Some(longest_us / BUDGET_PARTS);
     let budget = table.integer(problems, "budget_us", 1..=longest_us, share);
     let key = table.path_of("name");

@@ -46,13 +46,20 @@ impl<'d> TableReader<'d> {
         }
     }
 
+    /// The table as it was parsed, for readers of their own.
+    pub(super) const fn source(&self) -> &'d DeTable<'d> {
+        self.table
+    }
+
     /// Where the table itself stands.
     pub(super) fn span(&self) -> Range<usize> {
         self.span.clone()
     }
 
     fn look_up(&mut self, key: &'static str) -> Option<&'d Spanned<DeValue<'d>>> {
-        self.asked.push(key);
+        if !self.asked.contains(&key) {
+            self.asked.push(key);
+        }
         self.table
             .iter()
             .find(|(name, _)| name.get_ref() == key)
@@ -294,10 +301,23 @@ impl<'d> TableReader<'d> {
         key: &'static str,
         most: usize,
     ) -> Vec<TableReader<'d>> {
-        let path = self.path_of(key);
-        let Some(found) = self.look_up(key) else {
+        if self.look_up(key).is_none() {
+            let path = self.path_of(key);
             let fix = format!("add a `[[{path}]]` table");
             problems.add(self.span(), path, "is missing", fix);
+        }
+        self.tables_if_any(problems, key, most)
+    }
+
+    /// The tables of the array under `key`: at most `most`, and none if the key is absent.
+    pub(super) fn tables_if_any(
+        &mut self,
+        problems: &mut Problems<'_>,
+        key: &'static str,
+        most: usize,
+    ) -> Vec<TableReader<'d>> {
+        let path = self.path_of(key);
+        let Some(found) = self.look_up(key) else {
             return Vec::new();
         };
         let Some(array) = found.get_ref().as_array() else {

@@ -208,9 +208,27 @@ fn a_missing_file_says_how_to_name_one() {
 }
 
 #[test]
+fn a_loop_may_stand_alone() {
+    let text = "[robot]\nname = \"bare\"\n[[loop]]\nname = \"l\"\nperiod_us = 1000\npriority = 80\n\
+                overrun = \"skip\"\n";
+    let robot = check(text).expect("it is whole");
+    assert!(robot.buses.is_empty() && robot.devices.is_empty());
+    assert_eq!(robot.loops.len(), 1);
+    let refused = check("[robot]\nname = \"bare\"\n").expect_err("no loop");
+    assert!(
+        refused.to_string().contains("add a `[[loop]]` table"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn the_reference_documents_every_key() {
     // Keys are the quoted names after `problems, `, and in `read_reference(&mut table, `.
-    let schema = concat!(include_str!("schema.rs"), include_str!("safety.rs"));
+    let schema = concat!(
+        include_str!("schema.rs"),
+        include_str!("safety.rs"),
+        include_str!("recorder.rs")
+    );
     let keys = schema
         .split("problems, \"")
         .chain(schema.split("&mut table, \""))

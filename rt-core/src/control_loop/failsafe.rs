@@ -256,8 +256,8 @@ const fn in_states(cause: failsafe::Cause) -> Cause {
         failsafe::Cause::CommandExpired => Cause::CommandExpired,
         failsafe::Cause::Released => Cause::Released,
         failsafe::Cause::LeaseLost => Cause::HolderGone,
-        failsafe::Cause::PluginFault
-        | failsafe::Cause::ServoFault
+        failsafe::Cause::PluginFault => Cause::BlockFault,
+        failsafe::Cause::ServoFault
         | failsafe::Cause::OverTemperature
         | failsafe::Cause::FollowingError
         | failsafe::Cause::LowBattery

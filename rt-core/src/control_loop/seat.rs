@@ -134,6 +134,14 @@ impl Seat {
         !stops.iter().any(|cause| self.standing.live.has(*cause))
     }
 
+    pub(super) const fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub(super) const fn device_mut(&mut self) -> &mut Device {
+        &mut self.device
+    }
+
     pub(super) fn is_moving(&self) -> bool {
         self.device.is_moving()
     }

@@ -41,6 +41,7 @@ recorded!(Device {
     steadiness: Steadiness,
     motions: [MotionState; MAX_JOINTS],
     target_rad: [f64; MAX_JOINTS],
+    driven_rad: [Option<f64>; MAX_JOINTS],
     lease_epoch: u64,
     newest_sequence: u64,
     in_force: Option<InForce>,

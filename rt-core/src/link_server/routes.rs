@@ -65,6 +65,11 @@ impl LoopPort {
         !self.backlog.is_empty()
     }
 
+    /// Drops every event. Replay, where no server is.
+    pub fn discard_events(&mut self) {
+        while self.take_event().is_some() {}
+    }
+
     /// The oldest event not taken yet.
     pub(super) fn take_event(&mut self) -> Option<Event> {
         self.events.pop().ok()

@@ -192,6 +192,7 @@ impl Robot {
             .arg("--port")
             .arg(format!("arm-bus={}", self.directory.join("arm").display()));
         process
+            .env("KAIRO_RECORD_DIR", self.directory.join("records"))
             .envs(environment.iter().copied())
             .stderr(log)
             .stdout(Stdio::null());
@@ -245,6 +246,19 @@ impl Robot {
         let daemon = self.daemon.as_ref().expect("the daemon runs");
         let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).unwrap());
         nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
+    /// The daemon's process.
+    pub fn pid(&self) -> nix::unistd::Pid {
+        let daemon = self.daemon.as_ref().expect("the daemon runs");
+        nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).unwrap())
+    }
+
+    /// Ends the daemon as kill -9 does.
+    pub fn kill(&mut self) {
+        let mut daemon = self.daemon.take().expect("the daemon runs");
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
     }
 
     /// Asks the daemon to end and waits for it.

@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kairo_link::MonoNs;
+use kairo_link::block_fault::BlockFaultReport;
 use kairo_link::control::{BringupCheck, BusDescription, LoopDescription, Welcome};
 use kairo_link::histogram::{Histogram, Snapshot};
-use kairo_link::stats::{BusStats, LoopStats, PeriodStats, ServoStats, StatsBlock, ThreadStats};
+use kairo_link::stats::{
+    BusStats, LoopStats, PeriodStats, RecorderStats, ServoStats, StatsBlock, ThreadStats,
+};
 use kairo_link::system_call;
 use kairo_wire::{ErrorCode, ErrorInfo};
 use schemars::JsonSchema;
@@ -82,11 +85,49 @@ struct RtStatus {
     armed_for_s: Option<f64>,
     /// Memory locked at arming, bytes.
     locked_bytes: u64,
+    /// The flight recorder; none when robot.toml has none.
+    recorder: Option<RecorderView>,
     /// What bring-up asked of the kernel and read back.
     bringup: Vec<BringupView>,
     loops: Vec<LoopView>,
     buses: Vec<BusView>,
     devices: Vec<PhaseView>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct RecorderView {
+    /// Whether the disk takes what is recorded.
+    writing: bool,
+    /// Error number of the newest failure of the disk; none if there was none.
+    errno: Option<u64>,
+    /// Times the disk failed.
+    write_errors: u64,
+    /// Whether the newest seconds survive a crash of kairo-rt.
+    survives_crash: bool,
+    /// Records handed to a file.
+    records: u64,
+    /// Records lost because the disk did not take them in time.
+    dropped: u64,
+    /// Bytes written.
+    bytes: u64,
+    /// Files begun.
+    files: u64,
+}
+
+impl RecorderView {
+    fn of(recorder: &RecorderStats) -> Option<Self> {
+        let errno = count(&recorder.errno);
+        (count(&recorder.enabled) == 1).then(|| Self {
+            writing: count(&recorder.failing) == 0,
+            errno: (errno != 0).then_some(errno),
+            write_errors: count(&recorder.write_errors),
+            survives_crash: count(&recorder.survives) == 1,
+            records: count(&recorder.records),
+            dropped: count(&recorder.dropped),
+            bytes: count(&recorder.bytes),
+            files: count(&recorder.files),
+        })
+    }
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -122,6 +163,8 @@ impl From<&BringupCheck> for BringupView {
 struct LoopView {
     name: String,
     period_us: u64,
+    /// Where in the period its ticks lie: planned times modulo the period on CLOCK_MONOTONIC.
+    phase_us: u64,
     /// SCHED_FIFO priority.
     priority: u32,
     /// The core it is pinned to; none when not pinned.
@@ -132,6 +175,11 @@ struct LoopView {
     overruns_bus: u64,
     /// Times the overrun policy `stop` made the devices safe.
     stops: u64,
+    /// Its control blocks, in the order of the file.
+    blocks: Vec<String>,
+    /// Which block failed and how; none while all work. Its devices obey nobody until kairo-rt is
+    /// started again.
+    block_fault: Option<String>,
     /// Age of commands when accepted.
     command_age_us: Quantiles,
 }
@@ -313,6 +361,7 @@ fn status(call: &Call) -> RtStatus {
         estop: stats.map(|_| estop_is_latched(plane.devices())),
         armed_for_s: (armed_ns != 0).then_some(armed_for.as_secs_f64()),
         locked_bytes: stats.map_or(0, |block| count(&block.locked_bytes)),
+        recorder: stats.and_then(|block| RecorderView::of(&block.recorder)),
         bringup: welcome.bringup.iter().map(BringupView::from).collect(),
         loops: stats.map_or_else(Vec::new, |block| {
             let pairs = welcome.loops.iter().zip(&block.loops);
@@ -334,13 +383,25 @@ fn loop_view(described: &LoopDescription, stats: &LoopStats) -> LoopView {
     LoopView {
         name: described.name.clone(),
         period_us: described.period_us,
+        phase_us: described.phase_us,
         priority: described.priority,
         core: described.core,
         periods: period_view(&stats.periods),
         overruns_bus: count(&stats.overruns_bus),
         stops: count(&stats.stops),
+        blocks: described.blocks.clone(),
+        block_fault: block_fault(described, count(&stats.block_fault)),
         command_age_us: (&stats.command_age).into(),
     }
+}
+
+fn block_fault(described: &LoopDescription, word: u64) -> Option<String> {
+    let report = BlockFaultReport::from_word(word)?;
+    let name = usize::try_from(report.block)
+        .ok()
+        .and_then(|block| described.blocks.get(block));
+    let name = name.map_or("?", String::as_str);
+    Some(format!("block \"{name}\" {}", report.describe()))
 }
 
 fn period_view(stats: &PeriodStats) -> PeriodView {

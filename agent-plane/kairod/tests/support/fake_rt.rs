@@ -460,6 +460,7 @@ fn judge(command: &Command, lease: &mut Lease, state: &mut DeviceState, now: Mon
         lease.expires = expires;
         state.phase = Phase::Following as u32;
         state.cause = Cause::None as u32;
+        state.phase_since_ns = now.0;
         state.lease_epoch = lease.epoch;
         state.sequence = command.sequence;
         state.expires_ns = expires.0;
@@ -490,8 +491,10 @@ fn welcome(present: bool) -> Welcome {
         loops: vec![LoopDescription {
             name: "arm".into(),
             period_us: 2000,
+            phase_us: 250,
             priority: 80,
             core: Some(1),
+            blocks: vec!["pan".into()],
         }],
         buses: vec![BusDescription {
             name: "servo".into(),

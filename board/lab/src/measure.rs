@@ -1,0 +1,160 @@
+//! One load, measured: windows of kairo-rt and of cyclictest in turns.
+//!
+//! A window of kairo-rt begins when it is armed and ends when it is asked for its account, so its
+//! maximum is exact and covers the plane's own start as well.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use kairo_link::histogram::Snapshot;
+use serde_json::{Value, json};
+
+use crate::init_socket;
+use crate::loads::Load;
+use crate::plane::{Plane, start_arm};
+use crate::reference::{self, Resolution};
+use crate::robot::{self, LAB_DIR, Robot, Timing};
+use crate::session::Session;
+
+/// From the load's start to the first window, and after each kill to the next.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Kills of one `kairod-kill` window.
+const KILLS: usize = 10;
+/// How long kairo-init may take to bring kairod back; its longest back-off is 10 s.
+const KAIROD_BACK: Duration = Duration::from_secs(40);
+
+/// What to measure.
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// The load.
+    #[arg(long)]
+    load: Load,
+    /// The robot; with the arm, cyclictest is left out.
+    #[arg(long, default_value = "bare")]
+    robot: Robot,
+    /// Length of a window.
+    #[arg(long, default_value_t = 2)]
+    seconds: u64,
+    /// Windows of each.
+    #[arg(long, default_value_t = 2)]
+    rounds: usize,
+    /// Period.
+    #[arg(long, default_value_t = 1000)]
+    period_us: u64,
+    /// SCHED_FIFO priority.
+    #[arg(long, default_value_t = 80)]
+    priority: u8,
+    /// Core.
+    #[arg(long, default_value_t = 0)]
+    core: usize,
+    /// Lets cyclictest count whole µs instead of ns.
+    #[arg(long)]
+    microseconds: bool,
+}
+
+/// Measures and answers with one JSON object.
+///
+/// # Errors
+/// When anything could not be run; nothing measured is an error.
+pub fn run(plan: &Plan) -> anyhow::Result<Value> {
+    std::fs::create_dir_all(LAB_DIR).context(LAB_DIR)?;
+    let churn = crate::loads::CHURN_DIR;
+    std::fs::create_dir_all(churn).context(churn)?;
+    let (uid, gid) = crate::session::AGENT;
+    std::os::unix::fs::chown(churn, Some(uid), Some(gid)).context(churn)?;
+    // An operator's stop: kairo-rt then has no vote on the watchdog, and comes back by `start`.
+    init_socket::stop("kairo-rt")?;
+    let timing = Timing {
+        period_us: plan.period_us,
+        priority: plan.priority,
+        core: plan.core,
+    };
+    let config = robot::write(plan.robot, timing)?;
+    let _arm = match plan.robot {
+        Robot::Arm => Some(start_arm()?),
+        Robot::Bare => None,
+    };
+    let resolution = match plan.microseconds {
+        true => Resolution::Microseconds,
+        false => Resolution::Nanoseconds,
+    };
+    let duration = Duration::from_secs(plan.seconds);
+    let mut rounds = Vec::new();
+    for _ in 0..plan.rounds {
+        let session = match plan.load {
+            Load::Idle | Load::KairodKill => None,
+            load => Some(Session::start(load)?),
+        };
+        std::thread::sleep(SETTLE);
+        let plane = Plane::start(plan.robot, &config)?;
+        let kills = match plan.load {
+            Load::KairodKill => kill_kairod(&plane)?,
+            _ => {
+                std::thread::sleep(duration);
+                Value::Null
+            }
+        };
+        let ours = plane.account();
+        plane.stop()?;
+        let theirs = match plan.robot {
+            Robot::Bare => {
+                let window = reference::measure(timing, duration, resolution)?;
+                let lateness = distribution(&window.lateness);
+                json!({"cycles": window.cycles, "lateness": lateness})
+            }
+            Robot::Arm => Value::Null,
+        };
+        let work = session.as_ref().map(Session::work);
+        if let Some(session) = session {
+            session.end()?;
+        }
+        rounds.push(json!({"ours": ours, "theirs": theirs, "work": work, "kills": kills}));
+    }
+    Ok(json!({
+        "load": plan.load.name(),
+        "arguments": reference::arguments(timing, duration, resolution),
+        "rounds": rounds,
+    }))
+}
+
+/// A distribution for the report: exact maximum, and the filled buckets by their upper edges.
+pub fn distribution(snapshot: &Snapshot) -> Value {
+    json!({
+        "count": snapshot.count,
+        "max_ns": snapshot.max_ns,
+        "buckets": snapshot.filled().collect::<Vec<_>>(),
+    })
+}
+
+/// Kills kairod as a crash would, again and again, each time when kairo-init has brought it back;
+/// says how many periods were skipped around each kill.
+fn kill_kairod(plane: &Plane) -> anyhow::Result<Value> {
+    let mut skipped = Vec::new();
+    for _ in 0..KILLS {
+        let before = plane.skipped();
+        let pid = wait_for_kairod(None)?;
+        std::thread::sleep(SETTLE);
+        let kill = json!({"op": "signal", "service": "kairod", "signal": "KILL"});
+        init_socket::request(&kill)?;
+        wait_for_kairod(Some(pid))?;
+        std::thread::sleep(SETTLE);
+        skipped.push(plane.skipped() - before);
+    }
+    Ok(json!({"skipped_around_each": skipped}))
+}
+
+/// Waits for a kairod that answers and is another one than `gone`.
+fn wait_for_kairod(gone: Option<i64>) -> anyhow::Result<i64> {
+    let end = Instant::now() + KAIROD_BACK;
+    while Instant::now() < end {
+        if let Some(pid) = init_socket::pid_of("kairod")?
+            && Some(pid) != gone
+            && std::os::unix::net::UnixStream::connect(crate::loads::KERNEL_SOCKET).is_ok()
+        {
+            return Ok(pid);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    bail!("kairod did not come back within {KAIROD_BACK:?}")
+}

@@ -1,0 +1,271 @@
+//! What `[[block]]` accepts, and what it says about what it does not.
+
+use std::path::Path;
+
+use kairo_blocks::graph::Wire;
+
+use super::{Drive, Read, Signal};
+use crate::config::{ConfigError, RobotConfig, parse};
+
+const SO101: &str = include_str!("../../../../board/robots/so101.toml");
+/// A filter on the target of the first joint.
+const FILTER: &str = r#"
+[[block]]
+name = "pan-filter"
+kind = "low-pass"
+loop = "arm-loop"
+unit = "rad"
+cutoff_hz = 5.0
+input.in = "arm.shoulder_pan.target"
+output.out = "arm.shoulder_pan.setpoint"
+"#;
+/// A circle: what the sum gives goes through a gain back into the sum.
+const CIRCLE: &str = r#"
+[[block]]
+name = "total"
+kind = "sum"
+loop = "arm-loop"
+input.in_1 = 1.0
+input.in_2 = "half.out"
+
+[[block]]
+name = "half"
+kind = "gain"
+loop = "arm-loop"
+gain = 0.5
+input.in = "total.out"
+"#;
+
+fn check(blocks: &str) -> Result<RobotConfig, ConfigError> {
+    let text = format!("{SO101}{blocks}");
+    parse(Path::new("robot.toml"), &text)
+}
+
+/// The only problem of the SO-101 file with `blocks` at its end, as printed.
+fn problem(blocks: &str) -> String {
+    let refused = check(blocks).expect_err("the blocks are wrong");
+    let texts: Vec<String> = refused
+        .diagnostics
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(texts.len(), 1, "{texts:#?}");
+    texts[0].clone()
+}
+
+/// The only problem after replacing `from` by `to` in the filter.
+fn changed(from: &str, to: &str) -> String {
+    assert!(FILTER.contains(from));
+    problem(&FILTER.replacen(from, to, 1))
+}
+
+#[test]
+fn a_filter_between_target_and_setpoint_is_wired_by_index() {
+    let robot = check(FILTER).unwrap_or_else(|error| panic!("{error}"));
+    let inside = &robot.blocks[0];
+    assert_eq!(
+        inside.reads,
+        [Read::Joint {
+            device: 0,
+            joint: 0,
+            signal: Signal::Target
+        }]
+    );
+    assert_eq!(inside.graph.nodes[0].wires, [Wire::External(0)]);
+    assert_eq!(
+        inside.drives,
+        [Drive {
+            node: 0,
+            port: 0,
+            device: 0,
+            joint: 0
+        }]
+    );
+    assert_eq!(inside.order, [0]);
+}
+
+#[test]
+fn a_robot_without_blocks_has_none() {
+    let robot = check("").unwrap_or_else(|error| panic!("{error}"));
+    assert!(robot.blocks[0].graph.nodes.is_empty());
+}
+
+/// What is replaced in the filter, by what, where that is reported, and the remedy.
+const MISTAKES: [[&str; 4]; 9] = [
+    [
+        "\"low-pass\"",
+        "\"low-pas\"",
+        "`block.kind`",
+        "did you mean \"low-pass\"?",
+    ],
+    [
+        "cutoff_hz",
+        "cutof_hz",
+        "`block.cutof_hz`",
+        "did you mean `cutoff_hz`?",
+    ],
+    [
+        "\"rad\"",
+        "\"raad\"",
+        "`block.unit`",
+        "did you mean \"rad\"?",
+    ],
+    [
+        "arm-loop",
+        "arm-lop",
+        "`block.loop`",
+        "did you mean \"arm-loop\"?",
+    ],
+    [
+        "pan.target",
+        "pan.targte",
+        "`block.input.in`",
+        "did you mean \"target\"?",
+    ],
+    [
+        "r_pan.target",
+        "r_pam.target",
+        "`block.input.in`",
+        "did you mean \"shoulder_pan\"?",
+    ],
+    [
+        "\"arm.shoulder_pan.target\"",
+        "\"amr.x.y\"",
+        "`block.input.in`",
+        "did you mean \"arm\"?",
+    ],
+    [
+        "pan.setpoint",
+        "pan.position",
+        "`block.output.out`",
+        "setpoints are what blocks can",
+    ],
+    [
+        "output.out",
+        "output.ou",
+        "`block.output.ou`",
+        "did you mean `out`?",
+    ],
+];
+
+#[test]
+fn an_unknown_name_is_refused_with_the_nearest_one() {
+    for [from, to, place, fix] in MISTAKES {
+        let refused = check(&FILTER.replacen(from, to, 1)).expect_err("it is wrong");
+        // A key that is misspelt is missing, too.
+        let expected = if from == "cutoff_hz" { 2 } else { 1 };
+        assert_eq!(refused.diagnostics.len(), expected, "{refused}");
+        let text = refused.to_string();
+        assert!(
+            text.contains(place) && text.contains(fix),
+            "{from} -> {to}: {text}"
+        );
+    }
+}
+
+#[test]
+fn a_mistake_is_reported_with_its_line() {
+    let text = changed("5.0", "500.0");
+    let line = format!("{SO101}{FILTER}")
+        .lines()
+        .position(|line| line == "cutoff_hz = 5.0");
+    let line = line.expect("it is there") + 1;
+    assert!(
+        text.starts_with(&format!("robot.toml:{line}:13: `block.cutoff_hz`")),
+        "{text}"
+    );
+    assert!(
+        text.contains("500 is out of range") && text.contains("112.5"),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_input_without_a_wire_is_refused_with_its_unit() {
+    let text = changed("input.in = \"arm.shoulder_pan.target\"\n", "");
+    assert!(
+        text.contains("input in of block \"pan-filter\" has no wire"),
+        "{text}"
+    );
+    assert!(
+        text.contains("add `input.in = \"SOURCE\"`, in rad"),
+        "{text}"
+    );
+}
+
+#[test]
+fn units_must_agree() {
+    let text = changed("pan.target", "pan.velocity");
+    assert!(text.contains("is in rad/s, the port in rad;"), "{text}");
+    let load = FILTER
+        .replace("\"rad\"", "\"1\"")
+        .replace("pan.target", "pan.load");
+    let text = problem(&load);
+    assert!(
+        text.contains("the port is in 1, a setpoint in rad"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_joint_is_driven_by_one_block() {
+    let second = FILTER.replace("pan-filter", "other");
+    let text = problem(&format!("{FILTER}{second}"));
+    assert!(
+        text.contains("is driven by block \"pan-filter\" already"),
+        "{text}"
+    );
+}
+
+#[test]
+fn names_are_unique_among_blocks_and_devices() {
+    let text = changed("\"pan-filter\"", "\"arm\"");
+    assert!(text.contains("\"arm\" is the name of a device"), "{text}");
+    let again = FILTER.replace("output.out = \"arm.shoulder_pan.setpoint\"\n", "");
+    let text = problem(&format!("{FILTER}{again}"));
+    assert!(text.contains("\"pan-filter\" is used twice"), "{text}");
+}
+
+#[test]
+fn a_circle_is_refused_by_name_and_a_delay_breaks_it() {
+    let text = problem(CIRCLE);
+    assert!(
+        text.contains("-> half ->") || text.contains("-> total ->"),
+        "{text}"
+    );
+    assert!(text.contains("a block of kind \"delay\""), "{text}");
+    let delayed = CIRCLE.replace("\"half.out\"", "\"before.out\"");
+    let delay = "[[block]]\nname = \"before\"\nkind = \"delay\"\nloop = \"arm-loop\"\n\
+                 input.in = \"half.out\"\n";
+    let robot = check(&format!("{delayed}{delay}")).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(robot.blocks[0].order, [0, 1, 2], "the delay comes last");
+}
+
+#[test]
+fn wires_do_not_cross_loops() {
+    let other = "\n[[loop]]\nname = \"slow\"\nperiod_us = 20000\npriority = 79\n\
+                 overrun = \"skip\"\n";
+    let text = problem(&format!(
+        "{other}{}",
+        FILTER
+            .replace("pan-filter\"", "f\"")
+            .replace("loop = \"arm-loop\"", "loop = \"slow\"")
+            .replace("output.out = \"arm.shoulder_pan.setpoint\"\n", "")
+    ));
+    assert!(
+        text.contains("runs on loop \"arm-loop\", block \"f\" on \"slow\""),
+        "{text}"
+    );
+    assert!(text.contains("wires do not cross loops"), "{text}");
+}
+
+#[test]
+fn every_problem_of_all_blocks_is_reported_at_once() {
+    let text = format!(
+        "{}{}",
+        FILTER.replace("5.0", "-5.0"),
+        CIRCLE.replace("0.5", "\"x\"")
+    );
+    let refused = check(&text).expect_err("both are wrong");
+    assert!(refused.diagnostics.len() >= 2, "{refused}");
+}

@@ -1,0 +1,177 @@
+//! Control blocks in the whole daemon, against the arm simulator: what they drive moves, within the
+//! limits and under a command only; and one that fails stops its own loop and nothing else.
+
+use std::sync::atomic::Ordering;
+
+use crate::harness::{Pose, Robot, eventually, has_arrived, hosted_config};
+use kairo_link::abi::{BlockFaultKind, Cause, Phase, Verdict};
+use kairo_link::block_fault::BlockFaultReport;
+
+const HOME: Pose = [0.0; 6];
+const NEAR_RAD: f64 = 0.02;
+/// The first joint goes to half its target, through a filter; far beyond its limit if asked to.
+const HALF: &str = r#"
+[[block]]
+name = "half"
+kind = "gain"
+loop = "arm-loop"
+unit = "rad"
+gain = 0.5
+input.in = "arm.shoulder_pan.target"
+
+[[block]]
+name = "smooth"
+kind = "low-pass"
+loop = "arm-loop"
+unit = "rad"
+cutoff_hz = 20.0
+input.in = "half.out"
+output.out = "arm.shoulder_pan.setpoint"
+
+[[block]]
+name = "thrice"
+kind = "gain"
+loop = "arm-loop"
+unit = "rad"
+gain = 3.0
+input.in = "arm.gripper.target"
+output.out = "arm.gripper.setpoint"
+"#;
+/// A number that grows a billionfold each period while a command is followed, and a second loop
+/// with a block of its own.
+const DIVERGES: &str = r#"
+[[loop]]
+name = "other"
+period_us = 4000
+priority = 75
+overrun = "skip"
+
+[[block]]
+name = "steady"
+kind = "constant"
+loop = "other"
+value = 1.0
+
+[[block]]
+name = "begins"
+kind = "gain"
+loop = "arm-loop"
+unit = "flag"
+output_unit = "1"
+gain = 1.0
+input.in = "arm.following"
+
+[[block]]
+name = "grows"
+kind = "sum"
+loop = "arm-loop"
+input.in_1 = "begins.out"
+input.in_2 = "thousands.out"
+
+[[block]]
+name = "before"
+kind = "delay"
+loop = "arm-loop"
+input.in = "grows.out"
+
+[[block]]
+name = "thousands"
+kind = "gain"
+loop = "arm-loop"
+gain = 1e9
+input.in = "before.out"
+"#;
+
+#[test]
+fn blocks_drive_joints_under_a_command_and_within_the_limits() {
+    let config = format!("{}{HALF}", hosted_config());
+    let robot = Robot::start_with(&config, &[]);
+    let mut plane = robot.connect_ready();
+    let mut lease = plane.open_lease();
+    // Thrice 1.2 is beyond the gripper's limit of 1.74533.
+    let target = [0.8, 0.0, 0.0, 0.0, 0.0, 1.2];
+    plane.stream(&mut lease, target, |state| {
+        (state.joints[0].setpoint_rad - 0.4).abs() < 1e-3
+            && state.joints[5].setpoint_rad == 1.74533
+            && state.joints[0].target_rad == 0.8
+    });
+    // Without a command in force nothing moves, whatever the blocks say.
+    plane.wait_for_phase(Phase::Safe);
+    let rest = plane.wait_for_rest();
+    assert_eq!(rest.cause, Cause::CommandExpired as u32);
+    let loops = &plane.stats.block().loops[0];
+    assert_eq!(loops.block_fault.load(Ordering::Relaxed), 0);
+    let allocations = &loops.periods.thread.allocations;
+    assert_eq!(allocations.load(Ordering::Relaxed), 0, "a block allocated");
+}
+
+#[test]
+fn a_block_that_diverges_takes_its_loop_to_the_safe_action_and_not_the_daemon() {
+    let config = format!("{}{DIVERGES}", hosted_config());
+    let mut robot = Robot::start_with(&config, &[]);
+    let mut plane = robot.connect_ready();
+    let mut lease = plane.open_lease();
+    let command = lease.command([0.5; 6], 1000);
+    assert_eq!(lease.verdict(&command), Verdict::Accepted);
+    assert_eq!(lease.wait_for_cause(), Cause::BlockFault);
+    let safe = plane.wait_for_phase(Phase::Safe);
+    assert_eq!(safe.cause, Cause::BlockFault as u32);
+    plane.wait_for_rest();
+    assert!(robot.arm.is_under_torque(), "the declared action is hold");
+
+    let word = &plane.stats.block().loops[0].block_fault;
+    let report = BlockFaultReport::from_word(word.load(Ordering::Relaxed)).expect("a report");
+    let name = &plane.welcome.loops[0].blocks[report.block as usize];
+    assert!(["grows", "thousands"].contains(&name.as_str()), "{name}");
+    assert_eq!(report.kind, BlockFaultKind::NotFinite);
+    eventually("the journal names the block", || {
+        robot
+            .log()
+            .contains(&format!("block \"{name}\""))
+            .then_some(())
+    });
+
+    // The daemon lives, the other loop goes on, and nobody moves this one any more.
+    let ticks = &plane.stats.block().loops[1].periods.ticks;
+    let before = ticks.load(Ordering::Relaxed);
+    eventually("the other loop goes on", || {
+        (ticks.load(Ordering::Relaxed) > before + 5).then_some(())
+    });
+    assert_eq!(
+        plane.stats.block().loops[1]
+            .block_fault
+            .load(Ordering::Relaxed),
+        0
+    );
+    let again = eventually("a lease of the loop that failed", || {
+        plane.try_open_lease().ok()
+    });
+    assert_eq!(
+        plane.wait_for_lease_end(again.epoch),
+        Cause::BlockFault.name()
+    );
+    assert!(robot.terminate().success());
+}
+
+#[test]
+fn a_robot_with_blocks_comes_to_a_pose_like_one_without() {
+    let config = format!(
+        "{}{}",
+        hosted_config(),
+        HALF.replace("0.5", "1.0").replace("3.0", "1.0")
+    );
+    let robot = Robot::start_with(&config, &[]);
+    let mut plane = robot.connect_ready();
+    let mut lease = plane.open_lease();
+    let pose = [0.6, -0.4, 0.5, -0.3, 0.7, 0.4];
+    let near = |state: &kairo_link::abi::DeviceState, target: &Pose| {
+        let joints = state.joints.iter().zip(target);
+        joints
+            .take(6)
+            .all(|(joint, target)| (joint.position_rad - target).abs() < NEAR_RAD)
+    };
+    plane.stream(&mut lease, pose, |state| near(state, &pose));
+    plane.stream(&mut lease, HOME, |state| {
+        near(state, &HOME) || has_arrived(state, &HOME, NEAR_RAD)
+    });
+}
