@@ -47,6 +47,16 @@ pub struct Assembly {
     pub paths: Vec<PortPath>,
 }
 
+/// A device's part of its loop.
+fn seat(robot: &RobotConfig, number: usize, period_ns: u64, link: LoopSide) -> SeatParts {
+    SeatParts {
+        device: Device::new(&robot.devices[number], period_ns),
+        link,
+        number,
+        guard: Guard::new(&robot.failsafe),
+    }
+}
+
 /// Makes all parts of `robot`. setup-only.
 ///
 /// `taps` are those of the loops, in order; loops without one are not recorded.
@@ -81,12 +91,7 @@ pub fn assemble(
             (route.control_loop, route.seat) = (index, devices.len());
             // Every device is on exactly one bus, so its side was made above.
             if let Some(side) = loop_sides[number].take() {
-                devices.push(SeatParts {
-                    device: Device::new(device, period_ns),
-                    link: side,
-                    number,
-                    guard: Guard::new(&robot.failsafe),
-                });
+                devices.push(seat(robot, number, period_ns, side));
             }
         }
         let (orders, orders_end) = rtrb::RingBuffer::new(ORDERS_MAX);

@@ -18,6 +18,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use kairo_blocks::containment;
 use kairo_link::MonoNs;
 use kairo_link::block_fault::BlockFaultReport;
 use kairo_link::control::BringupCheck;
@@ -31,10 +32,13 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::assembly::{assemble, describe};
-use crate::bringup::cores::{CoreSplit, list};
+use crate::bringup::cores::CoreSplit;
+use crate::bringup::machine::Machine;
 use crate::bringup::thread::{STACK_BYTES, enter_ordinary};
-use crate::bringup::{Need, check, failures, may_arm, process};
+use crate::bringup::{Need, check, failures, may_arm, ordinary_threads, process};
 use crate::bus_loop::BusLoop;
+use crate::bus_supervisor::BusSupervisor;
+pub use crate::command::run_with;
 use crate::config::RobotConfig;
 use crate::control_loop::ControlLoop;
 use crate::journal::note;
@@ -43,7 +47,7 @@ use crate::operator::{Desk, OperatorServer};
 use crate::periodic::{self, Periodic, Terms};
 use crate::recorder::{self, Recorder};
 use crate::sd_notify::Notifier;
-use crate::shared::Shared;
+use crate::shared::{Decision, Shared};
 use crate::system_call_trace;
 use crate::wake::Wake;
 
@@ -51,6 +55,8 @@ use crate::wake::Wake;
 const REPORT_PATIENCE: Duration = Duration::from_secs(20);
 /// Longest shutdown: the slowest motion allowed needs v / a to stop, and threads a period each.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// How often a helper looks for the decision.
+const DECISION_POLL: Duration = Duration::from_millis(5);
 /// Longest wait for the recorder to bring its rest to disk.
 const RECORDER_PATIENCE: Duration = Duration::from_secs(1);
 /// How often the main thread looks.
@@ -119,14 +125,9 @@ type RealTimeThreads = (
 pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError> {
     let signals = prepare_signals()?;
     let notifier = Notifier::from_environment();
-    let cores = robot.buses.iter().map(|bus| bus.core);
-    let cores = cores.chain(robot.loops.iter().map(|config| config.core));
-    let split = CoreSplit::of_this_machine(cores.flatten());
     // Held until the end of this function, which is the end of the real-time threads.
-    let (_holds, mut bringup) = process::prepare(&split, robot.strict);
-    let helper_mask = helper_mask(&split);
-    bringup.push(ordinary_main(&helper_mask));
-
+    let (_holds, mut bringup, helper_mask) = prepare(robot);
+    bringup.extend(block_panics(robot));
     let (stats, stats_fd) = make_stats()?;
     let shared = Arc::new(Shared::new(&robot.estop));
     let bell = Wake::new().map_err(|errno| DaemonError::System {
@@ -134,52 +135,28 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
         errno,
     })?;
     let listener = Listener::bind(&options.run_dir.join("rt.sock"), options.agent_uid)?;
-    // Nobody of the agent plane, whoever that is: only root and the own user.
-    let own = nix::unistd::geteuid().as_raw();
-    let operators = Listener::bind(&options.run_dir.join(operator::SOCKET_NAME), own)?;
     let (recorder, taps) = recorder::prepare(robot, options.run_dir, &stats);
     let made = assemble(robot, &stats, &bell, &shared, taps);
+    let (mut helpers, open) = start_helpers(made.supervisors, &helper_mask, &shared)?;
+    let (desk, operators) = start_operators(robot, options.run_dir, &helper_mask, &shared)?;
+    helpers.push(operators);
+    // Not one of the helpers: its disk may hang, and nobody waits for that.
+    let recording = start_recorder(recorder, &helper_mask, &shared)?;
     let (buses, loops, checks) =
         start_real_time(made.buses, made.loops).inspect_err(|_| shared.stop())?;
     bringup.extend(checks);
+    bringup.extend(ordinary_threads::check_all(
+        &real_time_threads(&stats),
+        &helper_mask,
+    ));
 
     let armed = decide(&bringup, robot.strict, &stats, &shared);
-    let not_armed_because = if armed {
-        String::new()
-    } else {
-        first_required(&bringup)
+    let not_armed_because = match armed {
+        true => String::new(),
+        false => first_required(&bringup),
     };
-    let mut helpers = Vec::new();
-    // Not one of the helpers: its disk may hang, and nobody waits for that.
-    let recording = start_recorder(recorder, &helper_mask, &shared)?;
-    for supervisor in made.supervisors {
-        let name = format!("{}-port", supervisor.config.name);
-        helpers.push(ordinary(&name, &helper_mask, move || supervisor.run())?);
-    }
     let mut welcome = describe(robot);
     (welcome.armed, welcome.bringup) = (armed, bringup);
-    let desk = Arc::new(Desk {
-        shared: Arc::clone(&shared),
-        devices: robot
-            .devices
-            .iter()
-            .map(|device| device.name.clone())
-            .collect(),
-        inputs: robot
-            .estop
-            .inputs
-            .iter()
-            .map(|input| input.name.clone())
-            .collect(),
-        loops: robot.loops.len(),
-    });
-    let operator_server = OperatorServer {
-        listener: operators,
-        desk: Arc::clone(&desk),
-    };
-    helpers.push(ordinary("operators", &helper_mask, move || {
-        operator_server.run()
-    })?);
     let server = LinkServer {
         safety: Safety::new(desk, robot.estop.clear_over_ipc),
         listener,
@@ -196,7 +173,8 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
         pending: Vec::new(),
         retired: Vec::new(),
     };
-    helpers.push(ordinary("link-server", &helper_mask, move || server.run())?);
+    // There is room for it, and the thread waits for it.
+    let _ = open.send(server);
 
     announce(robot, armed, &not_armed_because, &notifier);
     watch(&signals, &notifier, &shared, robot, &stats);
@@ -220,6 +198,39 @@ fn announce(robot: &RobotConfig, armed: bool, not_armed_because: &str, notifier:
     notifier.send(&format!("READY=1\nSTATUS={status}"));
 }
 
+/// Serves `operator.sock`. For nobody of the agent plane, whoever that is: only root and the own
+/// user.
+fn start_operators(
+    robot: &RobotConfig,
+    run_dir: &Path,
+    mask: &BTreeSet<usize>,
+    shared: &Arc<Shared>,
+) -> Result<(Arc<Desk>, Worker<()>), DaemonError> {
+    let own = nix::unistd::geteuid().as_raw();
+    let listener = Listener::bind(&run_dir.join(operator::SOCKET_NAME), own)?;
+    let desk = Arc::new(Desk {
+        shared: Arc::clone(shared),
+        devices: robot
+            .devices
+            .iter()
+            .map(|device| device.name.clone())
+            .collect(),
+        inputs: robot
+            .estop
+            .inputs
+            .iter()
+            .map(|input| input.name.clone())
+            .collect(),
+        loops: robot.loops.len(),
+    });
+    let server = OperatorServer {
+        listener,
+        desk: Arc::clone(&desk),
+    };
+    let thread = ordinary("operators", mask, move || server.run())?;
+    Ok((desk, thread))
+}
+
 fn end_recorder(recording: Vec<Worker<()>>) {
     if join(recording, Instant::now() + RECORDER_PATIENCE).is_err() {
         note(format_args!(
@@ -239,6 +250,19 @@ fn start_recorder(
         ordinary("recorder", mask, move || recorder.run(&shared))
     };
     recorder.map(start).into_iter().collect()
+}
+
+/// Prepares process and machine, and makes the main thread an ordinary one: what must be held, the
+/// table so far, and the cores of ordinary threads.
+fn prepare(robot: &RobotConfig) -> (process::Holds, Vec<BringupCheck>, BTreeSet<usize>) {
+    let demands = robot.demands();
+    let split = CoreSplit::of_this_machine(demands.iter().filter_map(|demand| demand.core));
+    let (holds, mut table) = process::prepare(&demands);
+    table.extend(Machine::here(robot.strict && split.separates()).table(&demands, &split));
+    let mask = helper_mask(&split);
+    // A refusal shows in what is read back of all helpers.
+    let _ = enter_ordinary(&mask);
+    (holds, table, mask)
 }
 
 /// The cores of threads that are not real-time; empty where there is no core to spare.
@@ -277,9 +301,14 @@ fn ignore_file_size_signal() {
     let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
 }
 
+/// A panic ends the process, unless a control block panics in a build that unwinds: that one ends
+/// its loop's motion (decision 081), and nothing is written from the real-time thread it ran on.
 fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        if containment::CONTAINS_PANICS && containment::is_inside() {
+            return;
+        }
         report(panic);
         std::process::abort();
     }));
@@ -302,26 +331,62 @@ fn block_signals() -> Result<SignalFd, DaemonError> {
     })
 }
 
-fn ordinary_main(mask: &BTreeSet<usize>) -> BringupCheck {
-    let result = enter_ordinary(mask);
-    let place = if mask.is_empty() {
-        "any core".to_owned()
-    } else {
-        format!("cores {}", list(mask))
+/// Starts the helper threads, before the real-time ones and with nothing to do before the decision:
+/// the port supervisors, and the link server, which waits for what it serves.
+fn start_helpers(
+    supervisors: Vec<BusSupervisor>,
+    mask: &BTreeSet<usize>,
+    shared: &Arc<Shared>,
+) -> Result<(Vec<Worker<()>>, SyncSender<LinkServer>), DaemonError> {
+    let mut helpers = Vec::new();
+    for supervisor in supervisors {
+        let name = format!("{}-port", supervisor.config.name);
+        let shared = Arc::clone(shared);
+        let body = move || {
+            while shared.decision() == Decision::Pending && !shared.is_stopping() {
+                std::thread::park_timeout(DECISION_POLL);
+            }
+            supervisor.run();
+        };
+        helpers.push(ordinary(&name, mask, body)?);
+    }
+    let (open, opened) = sync_channel::<LinkServer>(1);
+    let body = move || {
+        // The daemon ended before there was anything to serve, where nothing comes.
+        if let Ok(server) = opened.recv() {
+            server.run();
+        }
     };
-    let wanted = format!("SCHED_OTHER on {place}");
-    let ok = result.is_ok();
-    let found = result.err().unwrap_or_else(|| wanted.clone());
-    let fix = "allow a core without real-time threads to this cgroup (cpuset.cpus)";
-    check(
-        "process",
-        "helper_threads",
-        wanted,
-        found,
-        ok,
-        Need::Helpful,
-        fix,
-    )
+    helpers.push(ordinary("link-server", mask, body)?);
+    Ok((helpers, open))
+}
+
+/// The kernel's numbers of the real-time threads, which have reported.
+fn real_time_threads(stats: &Stats) -> Vec<u64> {
+    let block = stats.block();
+    let loops = block.loops.iter().map(|each| &each.periods.thread);
+    let buses = block.buses.iter().map(|each| &each.periods.thread);
+    let threads = loops.chain(buses);
+    threads
+        .map(|thread| thread.tid.load(Ordering::Relaxed))
+        .collect()
+}
+
+/// Whether a panic of a block that is not of this project stays in its loop; no line without one.
+fn block_panics(robot: &RobotConfig) -> Option<BringupCheck> {
+    let found = |contained| if contained { "unwind" } else { "abort" };
+    let has_any = robot.blocks.iter().any(|inside| inside.has_program_blocks);
+    has_any.then(|| {
+        check(
+            "process",
+            "block_panics",
+            found(true),
+            found(containment::CONTAINS_PANICS),
+            containment::CONTAINS_PANICS,
+            Need::Required,
+            "build the program with `panic = \"unwind\"` in its profile, the default of cargo",
+        )
+    })
 }
 
 /// Starts the real-time threads and waits for what they read back of themselves.
@@ -364,16 +429,20 @@ fn ordinary(
     body: impl FnOnce() + Send + 'static,
 ) -> Result<Worker<()>, DaemonError> {
     let mask = mask.clone();
+    let (enter, entered) = sync_channel(1);
     let builder = Builder::new().name(name.to_owned()).stack_size(STACK_BYTES);
     let thread = builder.spawn(move || {
-        // A refusal is in the table already: the main thread was refused the same.
+        // A refusal shows in what is read back of all helpers.
         let _ = enter_ordinary(&mask);
+        let _ = enter.send(());
         body();
     });
     let thread = thread.map_err(|source| DaemonError::Spawn {
         name: name.to_owned(),
         source,
     })?;
+    // So that nobody looks at it before it is what it shall be.
+    let _ = entered.recv_timeout(REPORT_PATIENCE);
     Ok((name.to_owned(), thread))
 }
 

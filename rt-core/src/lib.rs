@@ -10,8 +10,9 @@
 //!   both are lived by [`periodic`].
 //! - **Ordinary threads**: [`bus_supervisor`] opens and closes ports, [`link_server`] serves the
 //!   agent plane, and [`daemon`] puts it all together and watches.
-//! - **Proof**: [`bringup`] reads back what the kernel granted, [`guard`] and [`purity`] count
-//!   what a real-time thread must not cause, and [`system_call_trace`] names the first call of one.
+//! - **Proof**: [`bringup`] reads back what the kernel granted, and [`doctor`] asks beforehand;
+//!   [`guard`] and [`purity`] count what a real-time thread must not cause, and
+//!   [`system_call_trace`] names the first call of one.
 //!
 //! What it guarantees to a robot: a setpoint moves only while an accepted command is in force, and
 //! within the joint limits; every other state of affairs slows it down to rest. What it does not:
@@ -24,10 +25,12 @@ pub mod assembly;
 pub mod bringup;
 pub mod bus_loop;
 pub mod bus_supervisor;
+pub mod command;
 pub mod config;
 pub mod control_loop;
 pub mod daemon;
 pub mod device;
+pub mod doctor;
 pub mod estop;
 pub mod exchange;
 pub mod guard;

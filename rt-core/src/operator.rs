@@ -167,7 +167,7 @@ impl Desk {
             if let Some(outcome) = self.outcome(asked) {
                 return outcome;
             }
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::park_timeout(Duration::from_millis(1));
         }
     }
 

@@ -14,6 +14,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kairo_blocks::registry::Registry;
 use kairo_link::segment::{Kind as SegmentKind, Segment};
 use kairo_link::stats::{PAYLOAD_WORDS, Stats};
 use kairo_record::file::{FileError, FileReader, Frame, Header, Kind, Tail};
@@ -172,14 +173,14 @@ struct Replayed {
 ///
 /// # Errors
 /// See [`ReplayError`]. A difference is not an error here.
-pub fn replay(path: &Path, range: Range) -> Result<Outcome, ReplayError> {
+pub fn replay(path: &Path, range: Range, registry: &Registry) -> Result<Outcome, ReplayError> {
     let start = match range.from {
         Some(tick) => keyframes_before(path, tick)?,
         None => Vec::new(),
     };
     let mut reader = open(path)?;
     let header = reader.header().clone();
-    let mut loops = make_loops(&header)?;
+    let mut loops = make_loops(&header, registry)?;
     let mut seen_keyframe = false;
     while let Some(frame) = reader
         .next_frame()
@@ -269,8 +270,8 @@ fn number_of(record: &[u64]) -> Option<u64> {
     (entry.tag == tag::PERIOD).then(|| words.first().copied().unwrap_or(0))
 }
 
-fn make_loops(header: &Header) -> Result<Vec<Replayed>, ReplayError> {
-    let robot = config::parse(Path::new("robot.toml"), &header.robot_toml)?;
+fn make_loops(header: &Header, registry: &Registry) -> Result<Vec<Replayed>, ReplayError> {
+    let robot = config::parse_with(Path::new("robot.toml"), &header.robot_toml, registry)?;
     let stats = Stats::new(Segment::in_heap(SegmentKind::Stats, PAYLOAD_WORDS, 0, 0));
     let bell = Wake::new().map_err(ReplayError::System)?;
     let shared = Arc::new(Shared::default());

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use kairo_link::MonoNs;
 use kairo_link::abi::{Phase, Reply};
 use kairo_link::control::{Request, Welcome};
 use kairo_link::operator::DeviceFailsafe;
@@ -41,6 +42,8 @@ const STOPS_MAX: usize = 64;
 pub struct Plane {
     bus: Rc<EventBus>,
     session: Option<Session>,
+    /// What had been counted at the last reset, and when; none without one.
+    baseline: Option<(Stats, MonoNs)>,
     welcome: Welcome,
     devices: Vec<Device>,
     openings: BTreeMap<u64, oneshot::Sender<ClaimAnswer>>,
@@ -58,6 +61,7 @@ impl Plane {
         Self {
             bus,
             session: None,
+            baseline: None,
             welcome: Welcome::default(),
             devices: Vec::new(),
             openings: BTreeMap::new(),
@@ -75,6 +79,18 @@ impl Plane {
     /// The statistics; none while kairo-rt is away.
     pub fn stats(&self) -> Option<&Stats> {
         self.session.as_ref().map(|session| &session.stats)
+    }
+
+    /// What had been counted at the last reset, and when.
+    pub fn baseline(&self) -> Option<&(Stats, MonoNs)> {
+        self.baseline.as_ref()
+    }
+
+    /// Counts from now on. The real-time plane's memory is only read; false while it is away.
+    pub fn reset_counters(&mut self) -> bool {
+        let counted = self.session.as_ref().map(|session| session.stats.copied());
+        self.baseline = counted.map(|stats| (stats, MonoNs::now()));
+        self.baseline.is_some()
     }
 
     /// The devices.
@@ -98,6 +114,8 @@ impl Plane {
     /// The link is up.
     pub fn connected(&mut self, session: Session, welcome: Welcome, devices: Vec<Device>) {
         self.session = Some(session);
+        // Another kairo-rt counts from zero.
+        self.baseline = None;
         self.devices = devices;
         self.welcome = welcome;
         let said = &self.welcome;

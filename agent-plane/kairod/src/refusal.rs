@@ -197,15 +197,15 @@ pub fn verdict(device: &DeviceDescription, reply: &Reply, ttl_ms: u64) -> ErrorI
             ErrorCode::InvalidParams,
             "a position is not a finite number".into(),
         ),
-        Verdict::Inhibited => new(
-            ErrorCode::Conflict,
-            format!(
-                "an e-stop or the failsafe machine forbids {name:?} to move; `kairo rt status` \
-                 says why"
-            ),
-        ),
+        Verdict::Inhibited => new(ErrorCode::Conflict, inhibited(name)),
         Verdict::Accepted => new(ErrorCode::Internal, "accepted is no refusal".into()),
     }
+}
+
+fn inhibited(name: &str) -> String {
+    format!(
+        "an e-stop or the failsafe machine forbids {name:?} to move; `kairo rt status` says why"
+    )
 }
 
 fn position_limit(device: &DeviceDescription, reply: &Reply) -> ErrorInfo {

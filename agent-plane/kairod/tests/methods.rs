@@ -253,6 +253,18 @@ fn the_real_time_plane_is_shown_as_it_counts() {
             .sum::<u64>(),
         3
     );
+    let all = call(&mut client, "rt.histogram", json!({"all": true})).unwrap();
+    assert_eq!(
+        (&all["source"], &all["count"]),
+        (&lateness["source"], &lateness["count"])
+    );
+    let both = call(
+        &mut client,
+        "rt.histogram",
+        json!({"all": true, "loop": "arm"}),
+    )
+    .unwrap_err();
+    assert_eq!(both.code, ErrorCode::InvalidParams);
     let bus = call(&mut client, "rt.histogram", json!({"bus": "servo"})).unwrap();
     assert_eq!(bus["kind"], "round_trip");
     let unknown = call(&mut client, "rt.histogram", json!({"loop": "leg"})).unwrap_err();
@@ -260,6 +272,28 @@ fn the_real_time_plane_is_shown_as_it_counts() {
     let wrong = json!({"bus": "servo", "kind": "lateness"});
     let mismatch = call(&mut client, "rt.histogram", wrong).unwrap_err();
     assert_eq!(mismatch.code, ErrorCode::InvalidParams);
+}
+
+#[test]
+fn a_reset_counts_from_now_on_and_leaves_the_real_time_plane_alone() {
+    let system = System::start();
+    let mut client = system.client();
+    let before = call(&mut client, "rt.status", json!({})).unwrap();
+    assert_eq!(before["loops"][0]["lateness_us"]["count"], 3);
+    let reset = call(&mut client, "rt.reset", json!({})).unwrap();
+    assert!(reset["reset_ns"].as_u64().unwrap() > 0);
+    let after = call(&mut client, "rt.status", json!({})).unwrap();
+    assert_eq!(after["loops"][0]["lateness_us"]["count"], 0);
+    assert_eq!(
+        after["loops"][0]["period_us"],
+        before["loops"][0]["period_us"]
+    );
+    let lateness = call(&mut client, "rt.histogram", json!({})).unwrap();
+    assert_eq!(
+        (&lateness["count"], &lateness["max"]),
+        (&json!(0), &json!(0.0))
+    );
+    assert_eq!(lateness["buckets"], json!([]));
 }
 
 #[test]
@@ -274,6 +308,8 @@ fn without_a_real_time_plane_everything_else_answers() {
     assert_eq!(refused.code, ErrorCode::Unavailable);
     assert_eq!(refused.reason_name(), "rt_away");
     assert!(refused.retryable);
+    let refused = call(&mut client, "rt.reset", json!({})).unwrap_err();
+    assert_eq!(refused.reason_name(), "rt_away");
 }
 
 #[test]

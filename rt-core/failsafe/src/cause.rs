@@ -45,7 +45,7 @@ causes! {
         "the loop missed periods and its overrun policy says stop",
     /// The servo says that something is wrong with it.
     ServoFault "servo_fault"
-        "a servo reports overload, overcurrent or a broken sensor, or loses its torque again and again",
+        "a servo reports overload, overcurrent or a broken sensor, or keeps losing its torque",
     /// Too hot.
     OverTemperature "over_temperature"
         "a servo is hotter than temperature_max_c",
@@ -69,7 +69,7 @@ causes! {
         "another device of the same loop takes an action of at least hold",
     /// The agent plane is gone.
     AgentGone "agent_gone"
-        "the agent plane vanished while it held the device; until the next lease or accepted command",
+        "the agent plane vanished with a lease; until the next lease or accepted command",
     /// The lease is over without the holder's wish.
     LeaseLost "lease_lost"
         "the holder vanished, or broke its ring; until the next lease or accepted command",

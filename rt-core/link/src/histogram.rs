@@ -161,6 +161,18 @@ impl Snapshot {
         }
     }
 
+    /// What both hold together, of two histograms.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let buckets = self.buckets.iter().zip(&other.buckets);
+        Self {
+            count: self.count.wrapping_add(other.count),
+            sum_ns: self.sum_ns.wrapping_add(other.sum_ns),
+            max_ns: self.max_ns.max(other.max_ns),
+            buckets: buckets.map(|(mine, yours)| mine + yours).collect(),
+        }
+    }
+
     /// The filled buckets as (largest value in ns, count), ascending.
     pub fn filled(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let filled = self
@@ -207,6 +219,20 @@ mod tests {
             );
         }
         assert_eq!(snapshot.mean_ns(), 500_500);
+    }
+
+    #[test]
+    fn two_histograms_together_hold_the_values_of_both() {
+        let (first, second) = (Histogram::default(), Histogram::default());
+        first.record(100);
+        second.record(100);
+        second.record(9_000);
+        let both = first.snapshot().and(&second.snapshot());
+        assert_eq!((both.count, both.sum_ns, both.max_ns), (3, 9_200, 9_000));
+        assert_eq!(
+            both.filled().map(|(_, count)| count).collect::<Vec<_>>(),
+            [2, 1]
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::histogram::Histogram;
-use crate::segment::Segment;
+use crate::segment::{Kind, Segment};
 
 /// Control loops a kairo-rt can have.
 pub const MAX_LOOPS: usize = 8;
@@ -200,6 +200,24 @@ impl Stats {
         Self { segment }
     }
 
+    /// A copy of what is counted now, in memory of its own. agent-only (allocates).
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        let copy = Segment::in_heap(Kind::Stats, PAYLOAD_WORDS, 0, 0);
+        for (to, from) in copy.payload().iter().zip(self.segment.payload()) {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        Self { segment: copy }
+    }
+
+    /// An empty block, in memory of its own. agent-only (allocates).
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            segment: Segment::in_heap(Kind::Stats, PAYLOAD_WORDS, 0, 0),
+        }
+    }
+
     /// The block. rt-safe.
     pub fn block(&self) -> &StatsBlock {
         let start = self.segment.payload().as_ptr().cast::<StatsBlock>();
@@ -220,7 +238,17 @@ pub fn add(word: &AtomicU64, by: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::segment::{Kind, PeerAccess};
+    use crate::segment::PeerAccess;
+
+    #[test]
+    fn a_copy_stays_as_it_was() {
+        let stats = Stats::empty();
+        stats.block().loops[1].periods.execution.record(40);
+        let copy = stats.copied();
+        stats.block().loops[1].periods.execution.record(50);
+        let count = |stats: &Stats| stats.block().loops[1].periods.execution.snapshot().count;
+        assert_eq!((count(&stats), count(&copy)), (2, 1));
+    }
 
     #[test]
     fn what_the_owner_records_the_reader_sees() {

@@ -4,12 +4,16 @@
 //! kernel says afterwards. A failed line never stops the daemon. In strict mode a failed *required*
 //! line refuses to arm; otherwise it is listed, with the command that mends it.
 //!
-//! Order (research and reasons in `docs/internals/real-time-plane.md`): process limits, allocator,
-//! memory lock, heap prefault, CPU wake-up latency, frequency governor, interrupts and work queues
-//! off the real-time cores ([`process`]); then, on each thread, name, core, stack prefault,
-//! priority, timer slack ([`thread`]), a warm-up with outputs disabled, and the read-back.
+//! Order (reasons in `docs/internals/real-time-plane.md`): limits, timer, allocator, memory lock,
+//! heap prefault, CPU wake-up latency ([`process`]); governor, interrupts and work queues off the
+//! real-time cores, timers that stay ([`machine`]); then, on each thread, name, core, stack,
+//! priority, timer slack ([`thread`]), a warm-up with outputs disabled, and the read-back; and when
+//! every thread runs, the proof that no other one is real-time ([`ordinary_threads`]).
 
 pub mod cores;
+
+pub mod machine;
+pub mod ordinary_threads;
 pub mod process;
 pub mod thread;
 

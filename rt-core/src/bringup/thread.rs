@@ -23,6 +23,8 @@ pub const STACK_BYTES: usize = 512 * 1024;
 /// Touched at the start, so that no stack page is ever missing later: all but what the frames
 /// above and the guard need.
 const STACK_TOUCHED_BYTES: usize = 384 * 1024;
+/// Of it, what is proven to be there, below the frames of the read-back.
+const STACK_CHECKED_BYTES: usize = 320 * 1024;
 /// The smallest page of any supported machine.
 const PAGE_BYTES: usize = 4096;
 /// Timer slack of a real-time thread, ns: 1 is the smallest, 0 would mean the default of 50 µs.
@@ -95,6 +97,7 @@ pub fn read_back(plan: &ThreadPlan, faults_in_warm_up: u64) -> Vec<BringupCheck>
             Need::Required,
             "let kairo-rt lock its memory: ulimit -l unlimited, or LimitMEMLOCK=infinity",
         ),
+        check_stack(scope),
     ];
     if let Some(core) = plan.core {
         table.push(check_affinity(scope, core));
@@ -200,6 +203,42 @@ fn touch_stack() {
     std::hint::black_box(&mut stack);
 }
 
+/// The size of this machine's pages: 4, 16 or 64 KiB.
+fn page_bytes() -> usize {
+    let answer = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
+    let bytes = answer
+        .ok()
+        .flatten()
+        .and_then(|bytes| usize::try_from(bytes).ok());
+    bytes.unwrap_or(PAGE_BYTES)
+}
+
+/// Whether the stack below the caller is there, page by page, as far as it was touched.
+fn check_stack(scope: &str) -> BringupCheck {
+    let marker = 0_u8;
+    let here = &raw const marker as usize;
+    // From the page that this frame is in, downwards; the frame that touched began a little above.
+    let page_bytes = page_bytes();
+    let end = here / page_bytes * page_bytes;
+    let start = end - STACK_CHECKED_BYTES;
+    let mut pages = [0_u8; STACK_CHECKED_BYTES / PAGE_BYTES];
+    let (address, length) = (start as *mut libc::c_void, STACK_CHECKED_BYTES);
+    // SAFETY: mincore(2) reads no memory at `address`, and writes one byte a page into `pages`,
+    // which has one for each page of the smallest size, so for larger ones too.
+    let answered = unsafe { libc::mincore(address, length, pages.as_mut_ptr()) } == 0;
+    let kibibytes = pages.iter().filter(|page| **page & 1 == 1).count() * page_bytes / 1024;
+    check(
+        scope,
+        "stack",
+        format!("{} KiB there", STACK_CHECKED_BYTES / 1024),
+        format!("{kibibytes} KiB there"),
+        answered && kibibytes == STACK_CHECKED_BYTES / 1024,
+        Need::Required,
+        "let kairo-rt lock its memory: ulimit -l unlimited, or LimitMEMLOCK=infinity",
+    )
+}
+
+const _: () = assert!(STACK_CHECKED_BYTES < STACK_TOUCHED_BYTES);
 const _: () = assert!(STACK_TOUCHED_BYTES + 64 * 1024 <= STACK_BYTES);
 
 #[cfg(test)]
@@ -226,9 +265,16 @@ mod tests {
         let names: Vec<&str> = table.iter().map(|line| line.check.as_str()).collect();
         assert_eq!(
             names,
-            ["name", "policy", "timer_slack", "prefault", "affinity"]
+            [
+                "name",
+                "policy",
+                "timer_slack",
+                "prefault",
+                "stack",
+                "affinity"
+            ]
         );
-        assert!(table[0].ok && table[2].ok, "{table:?}");
+        assert!(table[0].ok && table[2].ok && table[4].ok, "{table:?}");
         for line in &table {
             assert_eq!(line.ok, line.fix.is_empty(), "{line:?}");
         }

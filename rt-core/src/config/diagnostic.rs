@@ -80,6 +80,16 @@ impl<'t> Problems<'t> {
         }
     }
 
+    /// The file that is read.
+    pub(super) fn file(&self) -> PathBuf {
+        self.file.to_path_buf()
+    }
+
+    /// The line, from 1, at which the byte range `span` begins.
+    pub(super) fn line_of(&self, span: &Range<usize>) -> usize {
+        position(self.text, span.start).0
+    }
+
     /// Adds a problem at the byte range `span` of the file.
     pub(super) fn add(
         &mut self,

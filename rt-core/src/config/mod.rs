@@ -17,10 +17,11 @@ mod safety;
 mod schema;
 mod table;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kairo_blocks::registry::Registry;
 
+use crate::bringup::machine::Demand;
 pub use blocks::LoopBlocks;
 pub use check::{BusTraffic, traffic_of};
 pub use diagnostic::{ConfigError, Diagnostic};
@@ -32,6 +33,8 @@ pub use safety::{
 /// A whole robot.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RobotConfig {
+    /// The file it was read from.
+    pub file: PathBuf,
     /// Its name.
     pub name: String,
     /// Whether a bring-up check that fails refuses to arm.
@@ -57,6 +60,25 @@ pub struct RobotConfig {
 }
 
 impl RobotConfig {
+    /// What the robot's real-time threads ask of the machine.
+    pub fn demands(&self) -> Vec<Demand> {
+        let file = self.file.file_name().unwrap_or_default().to_string_lossy();
+        let place = |line: usize| format!("{file}:{line}");
+        let loops = self.loops.iter().map(|config| Demand {
+            name: config.name.clone(),
+            core: config.core,
+            period_us: config.period_us,
+            place: place(config.line),
+        });
+        let buses = self.buses.iter().enumerate().map(|(index, bus)| Demand {
+            name: bus.name.clone(),
+            core: bus.core,
+            period_us: self.bus_period_us(index),
+            place: place(bus.line),
+        });
+        loops.chain(buses).collect()
+    }
+
     /// The period of a bus's thread: that of the fastest loop it serves, µs.
     pub fn bus_period_us(&self, bus: usize) -> u64 {
         /// A bus without devices has nothing to do; it idles at 100 Hz.
@@ -70,6 +92,8 @@ impl RobotConfig {
 /// A servo bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BusConfig {
+    /// The line of the file that names it.
+    pub line: usize,
     /// Its name.
     pub name: String,
     /// A device path, or a stable id such as `serial:usb-1-1`.
@@ -92,6 +116,8 @@ pub struct BusConfig {
 /// A control loop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoopConfig {
+    /// The line of the file that names it.
+    pub line: usize,
     /// Its name.
     pub name: String,
     /// Its period.

@@ -93,6 +93,7 @@ pub(super) fn read(
     check_across(&buses, &loops, &devices, problems);
     let (name, strict, trace_system_calls) = robot?;
     Some(RobotConfig {
+        file: problems.file(),
         name,
         strict,
         trace_system_calls,
@@ -176,6 +177,7 @@ fn read_bus(mut table: TableReader<'_>, problems: &mut Problems<'_>) -> Option<S
     let complete = || {
         kind?;
         Some(BusConfig {
+            line: problems.line_of(&name.span),
             name: name.value.clone(),
             port: port?.value,
             baud: u32::try_from(baud?.value).ok()?,
@@ -212,6 +214,7 @@ fn read_loop(
     let name = name?;
     let complete = || {
         Some(LoopConfig {
+            line: problems.line_of(&name.span),
             name: name.value.clone(),
             period_us: u64::try_from(period?.value).ok()?,
             priority: u8::try_from(priority?.value).ok()?,

@@ -175,3 +175,106 @@ fn a_robot_with_blocks_comes_to_a_pose_like_one_without() {
         near(state, &HOME) || has_arrived(state, &HOME, NEAR_RAD)
     });
 }
+
+/// A kind of the program's own that panics when the target passes 0.3 rad.
+const PANICS: &str = r#"
+[[block]]
+name = "quiet"
+kind = "deadband"
+loop = "arm-loop"
+width_rad = 0.001
+input.in = "arm.shoulder_pan.target"
+
+[[block]]
+name = "careless"
+kind = "panics-at"
+loop = "arm-loop"
+limit_rad = 0.3
+input.in = "quiet.out"
+output.out = "arm.shoulder_pan.setpoint"
+"#;
+
+#[test]
+fn a_programs_own_block_works_and_its_panic_stops_its_loop_only() {
+    let config = format!("{}{PANICS}", hosted_config());
+    let own = env!("CARGO_BIN_EXE_kairo-own-daemon");
+    let mut robot = Robot::start_program(own, &config, &[]);
+    let mut plane = robot.connect_ready();
+    let mut lease = plane.open_lease();
+    let small = [0.2, 0.0, 0.0, 0.0, 0.0, 0.0];
+    plane.stream(&mut lease, small, |state| {
+        state.joints[0].setpoint_rad == 0.2
+    });
+    let contained = plane
+        .welcome
+        .bringup
+        .iter()
+        .find(|line| line.check == "block_panics");
+    assert!(
+        contained.is_some_and(|line| line.ok && line.required),
+        "{contained:?}"
+    );
+    let large = lease.command([0.4, 0.0, 0.0, 0.0, 0.0, 0.0], 1000);
+    assert_eq!(lease.verdict(&large), Verdict::Accepted);
+    assert_eq!(lease.wait_for_cause(), Cause::BlockFault);
+    plane.wait_for_rest();
+    let word = &plane.stats.block().loops[0].block_fault;
+    let report = BlockFaultReport::from_word(word.load(Ordering::Relaxed)).expect("a report");
+    assert_eq!((report.block, report.kind), (1, BlockFaultKind::Panicked));
+    eventually("the journal names the block", || {
+        let said = "block \"careless\" of kind \"panics-at\" panicked";
+        robot.log().contains(said).then_some(())
+    });
+    assert!(robot.terminate().success());
+}
+
+/// What `--check` or `--dot` prints of a configuration.
+fn printed(argument: &str, config: &str) -> String {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("robot.toml");
+    std::fs::write(&file, config).expect("written");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_kairo-rt"))
+        .arg("--config")
+        .arg(&file)
+        .arg(argument)
+        .output()
+        .expect("it runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn check_prints_the_schedule_in_the_order_it_runs() {
+    let config = format!("{}{DIVERGES}", hosted_config());
+    let text = printed("--check", &config);
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains(": block "))
+        .collect();
+    let expected = [
+        "loop arm-loop: block 1: begins (gain) [in = arm.following] ",
+        "loop arm-loop: block 2: thousands (gain) [in = before.out] ",
+        "loop arm-loop: block 3: grows (sum) [in_1 = begins.out, in_2 = thousands.out] ",
+        "loop arm-loop: block 4: before (delay) [in = grows.out] ",
+        "loop other: block 1: steady (constant) [] ",
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn dot_draws_every_block_and_wire() {
+    let text = printed("--dot", &format!("{}{HALF}", hosted_config()));
+    assert!(text.starts_with("digraph blocks {"), "{text}");
+    assert!(
+        text.contains("\"half\" -> \"smooth\" [label=\"in\"];"),
+        "{text}"
+    );
+    assert!(
+        text.contains("\"smooth\" -> \"arm.shoulder_pan.setpoint\";"),
+        "{text}"
+    );
+}

@@ -144,6 +144,7 @@ fn keep_pseudo_terminals_here() {
 pub struct Robot {
     pub arm: Arm,
     pub directory: PathBuf,
+    program: PathBuf,
     daemon: Option<Child>,
     _temporary: tempfile::TempDir,
     _turn: MutexGuard<'static, ()>,
@@ -157,6 +158,11 @@ impl Robot {
 
     /// Starts both with this configuration and environment.
     pub fn start_with(config: &str, environment: &[(&str, &Path)]) -> Self {
+        Self::start_program(env!("CARGO_BIN_EXE_kairo-rt"), config, environment)
+    }
+
+    /// Starts both, with this program as the daemon.
+    pub fn start_program(program: &str, config: &str, environment: &[(&str, &Path)]) -> Self {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let temporary = tempfile::tempdir().unwrap();
         let directory = temporary.path().to_path_buf();
@@ -165,6 +171,7 @@ impl Robot {
         let mut robot = Self {
             arm,
             directory,
+            program: program.into(),
             daemon: None,
             _temporary: temporary,
             _turn: turn,
@@ -183,7 +190,7 @@ impl Robot {
     /// Starts the daemon, which must not run, with this as its stderr.
     pub fn start_daemon_logging_to(&mut self, log: Stdio, environment: &[(&str, &Path)]) {
         keep_pseudo_terminals_here();
-        let mut process = Process::new(env!("CARGO_BIN_EXE_kairo-rt"));
+        let mut process = Process::new(&self.program);
         process
             .arg("--config")
             .arg(self.directory.join("robot.toml"));

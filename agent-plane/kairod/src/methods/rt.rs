@@ -9,7 +9,7 @@ use kairo_link::block_fault::BlockFaultReport;
 use kairo_link::control::{BringupCheck, BusDescription, LoopDescription, Welcome};
 use kairo_link::histogram::{Histogram, Snapshot};
 use kairo_link::stats::{
-    BusStats, LoopStats, PeriodStats, RecorderStats, ServoStats, StatsBlock, ThreadStats,
+    BusStats, LoopStats, PeriodStats, RecorderStats, ServoStats, Stats, StatsBlock, ThreadStats,
 };
 use kairo_link::system_call;
 use kairo_wire::{ErrorCode, ErrorInfo};
@@ -17,6 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::device::Device;
+use crate::plane::Plane;
 use crate::refusal;
 use crate::router::{Call, Method, NoParams, Permission};
 use crate::views::{self, Status};
@@ -46,6 +47,12 @@ pub fn methods() -> Vec<Method> {
             Permission::Admin,
             "Clears the e-stop, where robot.toml allows it over IPC and every input is good.",
             async |call, NoParams {}| stop(&call, true).await,
+        ),
+        Method::new(
+            "rt.reset",
+            Permission::Actuate,
+            "Counts from now on. kairod remembers what was counted; kairo-rt is only read.",
+            async |call, NoParams {}| reset(&call),
         ),
     ]
 }
@@ -83,6 +90,8 @@ struct RtStatus {
     estop: Option<bool>,
     /// Since arming, s; none before.
     armed_for_s: Option<f64>,
+    /// What is counted was counted for so long, s: since rt.reset, or arming.
+    counted_for_s: Option<f64>,
     /// Memory locked at arming, bytes.
     locked_bytes: u64,
     /// The flight recorder; none when robot.toml has none.
@@ -321,9 +330,9 @@ struct Quantiles {
     max: f64,
 }
 
-impl From<&Histogram> for Quantiles {
-    fn from(histogram: &Histogram) -> Self {
-        let snapshot = histogram.snapshot();
+impl Quantiles {
+    fn between(base: &Histogram, now: &Histogram) -> Self {
+        let snapshot = now.snapshot().since(&base.snapshot());
         let quantile = |share| microseconds(snapshot.quantile_ns(share));
         Self {
             count: snapshot.count,
@@ -344,8 +353,35 @@ fn count(word: &AtomicU64) -> u64 {
     word.load(Ordering::Relaxed)
 }
 
+fn since(base: &AtomicU64, now: &AtomicU64) -> u64 {
+    count(now).saturating_sub(count(base))
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ResetView {
+    /// When counting began, CLOCK_MONOTONIC ns.
+    reset_ns: u64,
+}
+
+fn reset(call: &Call) -> Result<ResetView, ErrorInfo> {
+    let mut plane = call.daemon.plane.borrow_mut();
+    if !plane.reset_counters() {
+        return Err(refusal::rt_away());
+    }
+    let reset_ns = plane.baseline().map_or(0, |(_, time)| time.0);
+    Ok(ResetView { reset_ns })
+}
+
+/// What had been counted at the last reset; an empty block without one.
+fn baseline(plane: &Plane) -> Stats {
+    plane
+        .baseline()
+        .map_or_else(Stats::empty, |(stats, _)| stats.clone())
+}
+
 fn status(call: &Call) -> RtStatus {
     let plane = call.daemon.plane.borrow();
+    let base = baseline(&plane);
     let known = Welcome::default();
     let (welcome, stats) = match plane.stats() {
         Some(stats) => (plane.welcome(), Some(stats.block())),
@@ -353,6 +389,8 @@ fn status(call: &Call) -> RtStatus {
     };
     let armed_ns = stats.map_or(0, |block| count(&block.armed_ns));
     let armed_for = MonoNs::now().duration_since(MonoNs(armed_ns));
+    let reset = plane.baseline().map(|(_, time)| time.0);
+    let counted_for = MonoNs::now().duration_since(MonoNs(reset.unwrap_or(armed_ns)));
     RtStatus {
         connected: stats.is_some(),
         build: welcome.build.clone(),
@@ -360,38 +398,41 @@ fn status(call: &Call) -> RtStatus {
         armed: welcome.armed,
         estop: stats.map(|_| estop_is_latched(plane.devices())),
         armed_for_s: (armed_ns != 0).then_some(armed_for.as_secs_f64()),
+        counted_for_s: (armed_ns != 0).then_some(counted_for.as_secs_f64()),
         locked_bytes: stats.map_or(0, |block| count(&block.locked_bytes)),
         recorder: stats.and_then(|block| RecorderView::of(&block.recorder)),
         bringup: welcome.bringup.iter().map(BringupView::from).collect(),
         loops: stats.map_or_else(Vec::new, |block| {
             let pairs = welcome.loops.iter().zip(&block.loops);
             pairs
-                .map(|(described, stats)| loop_view(described, stats))
+                .zip(&base.block().loops)
+                .map(|((described, stats), base)| loop_view(described, base, stats))
                 .collect()
         }),
         buses: stats.map_or_else(Vec::new, |block| {
             let pairs = welcome.buses.iter().zip(&block.buses);
             pairs
-                .map(|(described, stats)| bus_view(described, stats))
+                .zip(&base.block().buses)
+                .map(|((described, stats), base)| bus_view(described, base, stats))
                 .collect()
         }),
         devices: plane.devices().iter().map(phase_view).collect(),
     }
 }
 
-fn loop_view(described: &LoopDescription, stats: &LoopStats) -> LoopView {
+fn loop_view(described: &LoopDescription, base: &LoopStats, stats: &LoopStats) -> LoopView {
     LoopView {
         name: described.name.clone(),
         period_us: described.period_us,
         phase_us: described.phase_us,
         priority: described.priority,
         core: described.core,
-        periods: period_view(&stats.periods),
-        overruns_bus: count(&stats.overruns_bus),
-        stops: count(&stats.stops),
+        periods: period_view(&base.periods, &stats.periods),
+        overruns_bus: since(&base.overruns_bus, &stats.overruns_bus),
+        stops: since(&base.stops, &stats.stops),
         blocks: described.blocks.clone(),
         block_fault: block_fault(described, count(&stats.block_fault)),
-        command_age_us: (&stats.command_age).into(),
+        command_age_us: Quantiles::between(&base.command_age, &stats.command_age),
     }
 }
 
@@ -404,25 +445,28 @@ fn block_fault(described: &LoopDescription, word: u64) -> Option<String> {
     Some(format!("block \"{name}\" {}", report.describe()))
 }
 
-fn period_view(stats: &PeriodStats) -> PeriodView {
+fn period_view(base: &PeriodStats, stats: &PeriodStats) -> PeriodView {
     PeriodView {
         budget_us: microseconds(count(&stats.budget_ns)),
-        ticks: count(&stats.ticks),
-        skipped: count(&stats.skipped),
-        caught_up: count(&stats.caught_up),
-        shifted_us: microseconds(count(&stats.shifted_ns)),
+        ticks: since(&base.ticks, &stats.ticks),
+        skipped: since(&base.skipped, &stats.skipped),
+        caught_up: since(&base.caught_up, &stats.caught_up),
+        shifted_us: microseconds(since(&base.shifted_ns, &stats.shifted_ns)),
         identity_holds: count(&stats.identity_broken) == 0,
         identity_broken: count(&stats.identity_broken),
-        overruns_late_wake: count(&stats.overruns_late_wake),
-        overruns_long_execution: count(&stats.overruns_long_execution),
-        over_budget: count(&stats.over_budget),
-        lateness_us: (&stats.lateness).into(),
-        execution_us: (&stats.execution).into(),
-        thread: thread_view(&stats.thread),
+        overruns_late_wake: since(&base.overruns_late_wake, &stats.overruns_late_wake),
+        overruns_long_execution: since(
+            &base.overruns_long_execution,
+            &stats.overruns_long_execution,
+        ),
+        over_budget: since(&base.over_budget, &stats.over_budget),
+        lateness_us: Quantiles::between(&base.lateness, &stats.lateness),
+        execution_us: Quantiles::between(&base.execution, &stats.execution),
+        thread: thread_view(&base.thread, &stats.thread),
     }
 }
 
-fn thread_view(stats: &ThreadStats) -> ThreadView {
+fn thread_view(base: &ThreadStats, stats: &ThreadStats) -> ThreadView {
     // Pairs with the release store that follows the words of the first call.
     let traced_calls = stats.traced_calls.load(Ordering::Acquire);
     let number = count(&stats.first_call_number);
@@ -435,39 +479,40 @@ fn thread_view(stats: &ThreadStats) -> ThreadView {
             program_offset: count(&stats.first_call_offset),
         }),
         tid: count(&stats.tid),
-        minor_faults: count(&stats.minor_faults),
-        major_faults: count(&stats.major_faults),
-        voluntary_switches: count(&stats.voluntary_switches),
-        involuntary_switches: count(&stats.involuntary_switches),
-        allocations: count(&stats.allocations),
-        faulted_periods: count(&stats.faulted_periods),
-        preempted_periods: count(&stats.preempted_periods),
-        blocked_periods: count(&stats.blocked_periods),
+        minor_faults: since(&base.minor_faults, &stats.minor_faults),
+        major_faults: since(&base.major_faults, &stats.major_faults),
+        voluntary_switches: since(&base.voluntary_switches, &stats.voluntary_switches),
+        involuntary_switches: since(&base.involuntary_switches, &stats.involuntary_switches),
+        allocations: since(&base.allocations, &stats.allocations),
+        faulted_periods: since(&base.faulted_periods, &stats.faulted_periods),
+        preempted_periods: since(&base.preempted_periods, &stats.preempted_periods),
+        blocked_periods: since(&base.blocked_periods, &stats.blocked_periods),
     }
 }
 
-fn bus_view(described: &BusDescription, stats: &BusStats) -> BusView {
-    let servo = |(id, stats): (&u8, &ServoStats)| ServoView {
+fn bus_view(described: &BusDescription, base: &BusStats, stats: &BusStats) -> BusView {
+    let servo = |((id, stats), base): ((&u8, &ServoStats), &ServoStats)| ServoView {
         id: *id,
-        replies: count(&stats.replies),
-        timeouts: count(&stats.timeouts),
-        bad_packets: count(&stats.bad_packets),
-        status_errors: count(&stats.status_errors),
+        replies: since(&base.replies, &stats.replies),
+        timeouts: since(&base.timeouts, &stats.timeouts),
+        bad_packets: since(&base.bad_packets, &stats.bad_packets),
+        status_errors: since(&base.status_errors, &stats.status_errors),
     };
     BusView {
         name: described.name.clone(),
         port: described.port.clone(),
         path: described.path.clone(),
         connected: count(&stats.connected) != 0,
-        cycles: count(&stats.cycles),
-        losses: count(&stats.losses),
-        garbage_bytes: count(&stats.garbage_bytes),
-        round_trip_us: (&stats.round_trip).into(),
-        periods: period_view(&stats.periods),
+        cycles: since(&base.cycles, &stats.cycles),
+        losses: since(&base.losses, &stats.losses),
+        garbage_bytes: since(&base.garbage_bytes, &stats.garbage_bytes),
+        round_trip_us: Quantiles::between(&base.round_trip, &stats.round_trip),
+        periods: period_view(&base.periods, &stats.periods),
         servos: described
             .servo_ids
             .iter()
             .zip(&stats.servos)
+            .zip(&base.servos)
             .map(servo)
             .collect(),
     }
@@ -499,6 +544,9 @@ struct HistogramParams {
     control_loop: Option<String>,
     /// Name of a bus; with one bus it may be left out.
     bus: Option<String>,
+    /// All loops together, or with the kind `round_trip` all buses.
+    #[serde(default)]
+    all: bool,
     /// What to show; `lateness` if absent, or `round_trip` when `bus` is given.
     kind: Option<KindName>,
 }
@@ -559,16 +607,19 @@ fn histogram(call: &Call, params: &HistogramParams) -> Result<HistogramView, Err
         None => KindName::Lateness,
     };
     let kind = params.kind.unwrap_or(fallback);
+    let base = baseline(&plane);
+    let (base, now, welcome) = (base.block(), stats.block(), plane.welcome());
     if kind == KindName::RoundTrip {
-        bus_histogram(plane.welcome(), stats.block(), params)
+        bus_histogram(welcome, base, now, params)
     } else {
-        loop_histogram(plane.welcome(), stats.block(), params, kind)
+        loop_histogram(welcome, base, now, params, kind)
     }
 }
 
 fn loop_histogram(
     welcome: &Welcome,
-    block: &StatsBlock,
+    base: &StatsBlock,
+    now: &StatsBlock,
     params: &HistogramParams,
     kind: KindName,
 ) -> Result<HistogramView, ErrorInfo> {
@@ -580,22 +631,31 @@ fn loop_histogram(
         .iter()
         .map(|known| known.name.as_str())
         .collect();
-    let index = choose("loop", &names, params.control_loop.as_deref())?;
-    let stats = &block.loops[index];
-    let histogram = match kind {
-        KindName::Execution => &stats.periods.execution,
-        KindName::CommandAge => &stats.command_age,
-        KindName::Lateness | KindName::RoundTrip => &stats.periods.lateness,
+    let chosen = choose("loop", &names, params.control_loop.as_deref(), params.all)?;
+    let of = |stats: &LoopStats| match kind {
+        KindName::Execution => stats.periods.execution.snapshot(),
+        KindName::CommandAge => stats.command_age.snapshot(),
+        KindName::Lateness | KindName::RoundTrip => stats.periods.lateness.snapshot(),
     };
-    let mut view = histogram_view(names[index], kind, &histogram.snapshot());
-    view.period_us = Some(welcome.loops[index].period_us);
-    view.skipped = Some(count(&stats.periods.skipped));
+    let snapshots = chosen
+        .iter()
+        .map(|index| of(&now.loops[*index]).since(&of(&base.loops[*index])));
+    let mut view = histogram_view(&source(&names, &chosen, "loops"), kind, snapshots);
+    let skipped = |index: &usize| {
+        let (base, now) = (&base.loops[*index].periods, &now.loops[*index].periods);
+        since(&base.skipped, &now.skipped)
+    };
+    view.skipped = Some(chosen.iter().map(skipped).sum());
+    if let [index] = chosen[..] {
+        view.period_us = Some(welcome.loops[index].period_us);
+    }
     Ok(view)
 }
 
 fn bus_histogram(
     welcome: &Welcome,
-    block: &StatsBlock,
+    base: &StatsBlock,
+    now: &StatsBlock,
     params: &HistogramParams,
 ) -> Result<HistogramView, ErrorInfo> {
     if params.control_loop.is_some() {
@@ -608,33 +668,63 @@ fn bus_histogram(
         .iter()
         .map(|known| known.name.as_str())
         .collect();
-    let index = choose("bus", &names, params.bus.as_deref())?;
-    let snapshot = block.buses[index].round_trip.snapshot();
-    Ok(histogram_view(names[index], KindName::RoundTrip, &snapshot))
+    let chosen = choose("bus", &names, params.bus.as_deref(), params.all)?;
+    let snapshots = chosen.iter().map(|index| {
+        let (base, now) = (&base.buses[*index], &now.buses[*index]);
+        now.round_trip.snapshot().since(&base.round_trip.snapshot())
+    });
+    let source = source(&names, &chosen, "buses");
+    Ok(histogram_view(&source, KindName::RoundTrip, snapshots))
+}
+
+/// What the histogram is of: the one that is chosen, or several.
+fn source(names: &[&str], chosen: &[usize], several: &str) -> String {
+    match chosen {
+        [index] => names[*index].to_owned(),
+        _ => format!("all {several}"),
+    }
 }
 
 fn mismatch(text: &str) -> ErrorInfo {
     ErrorInfo::new(ErrorCode::InvalidParams, text)
 }
 
-/// The one that is asked for, or the only one. Welcomes hold no more than the block has room for.
-fn choose(what: &str, names: &[&str], wanted: Option<&str>) -> Result<usize, ErrorInfo> {
+/// The one that is asked for, or the only one, or all. Welcomes hold no more than the block has
+/// room for.
+fn choose(
+    what: &str,
+    names: &[&str],
+    wanted: Option<&str>,
+    all: bool,
+) -> Result<Vec<usize>, ErrorInfo> {
+    if all {
+        return match wanted {
+            Some(_) => Err(mismatch("\"all\" and a name exclude each other")),
+            None => Ok((0..names.len()).collect()),
+        };
+    }
     let found = match wanted {
         Some(wanted) => names.iter().position(|name| *name == wanted),
         None if names.len() == 1 => Some(0),
         None => None,
     };
-    found.ok_or_else(|| {
+    found.map(|index| vec![index]).ok_or_else(|| {
         let known = names.join(", ");
         let text = match wanted {
             Some(wanted) => format!("there is no {what} {wanted:?}; there are: {known}"),
-            None => format!("name a {what}; there are: {known}"),
+            None => format!("name a {what}, or ask for all; there are: {known}"),
         };
         ErrorInfo::new(ErrorCode::NotFound, text).reason("unknown_source")
     })
 }
 
-fn histogram_view(source: &str, kind: KindName, snapshot: &Snapshot) -> HistogramView {
+fn histogram_view(
+    source: &str,
+    kind: KindName,
+    snapshots: impl Iterator<Item = Snapshot>,
+) -> HistogramView {
+    let together = snapshots.reduce(|all, each| all.and(&each));
+    let snapshot = together.unwrap_or_else(|| Histogram::default().snapshot());
     let quantile = |share| microseconds(snapshot.quantile_ns(share));
     let bucket = |(upper_ns, count)| BucketView {
         upper: microseconds(upper_ns),
