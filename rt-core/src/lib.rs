@@ -54,3 +54,5 @@ pub mod shared;
 pub mod steady;
 pub mod system_call_trace;
 pub mod wake;
+
+pub use kairo_link::control::BringupCheck;

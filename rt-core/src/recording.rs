@@ -330,23 +330,23 @@ recorded!(Feedback {
 /// The entries of a tick, for the header of a file. setup-only.
 pub fn entries() -> Vec<EntryHeader> {
     vec![
-        describe::<Period>(tag::PERIOD, "period"),
-        describe::<Period>(tag::OVERRUN, "overrun"),
-        describe::<bool>(tag::STOPPING, "stopping"),
-        describe::<OrderTaken>(tag::ORDER, "order"),
-        describe::<Feedback>(tag::FEEDBACK, "feedback"),
-        describe::<CommandTaken>(tag::COMMAND, "command"),
-        describe::<bool>(tag::REPLY_CORRUPT, "reply_corrupt"),
-        describe::<u64>(tag::BLOCK_FAULT, "block_fault"),
-        describe::<f64>(tag::DRIVEN, "driven"),
-        describe::<RobotFlags>(tag::SAFETY, "safety"),
-        describe::<Goals>(tag::GOALS, "goals"),
-        describe::<Reply>(tag::REPLY, "reply"),
-        describe::<Outcome>(tag::OUTCOME, "outcome"),
+        describe::<Period>(tag::PERIOD, "period", "loop"),
+        describe::<Period>(tag::OVERRUN, "overrun", "loop"),
+        describe::<bool>(tag::STOPPING, "stopping", "loop"),
+        describe::<OrderTaken>(tag::ORDER, "order", "loop"),
+        describe::<Feedback>(tag::FEEDBACK, "feedback", "device"),
+        describe::<CommandTaken>(tag::COMMAND, "command", "device"),
+        describe::<bool>(tag::REPLY_CORRUPT, "reply_corrupt", "device"),
+        describe::<u64>(tag::BLOCK_FAULT, "block_fault", "loop"),
+        describe::<f64>(tag::DRIVEN, "driven", "wire"),
+        describe::<RobotFlags>(tag::SAFETY, "safety", "loop"),
+        describe::<Goals>(tag::GOALS, "goals", "device"),
+        describe::<Reply>(tag::REPLY, "reply", "device"),
+        describe::<Outcome>(tag::OUTCOME, "outcome", "device"),
     ]
 }
 
-fn describe<T: State>(tag: u16, name: &str) -> EntryHeader {
+fn describe<T: State>(tag: u16, name: &str, of: &str) -> EntryHeader {
     let mut words = Vec::new();
     T::describe("", &mut words);
     let direction = if tag < tag::FIRST_OUTPUT {
@@ -357,6 +357,7 @@ fn describe<T: State>(tag: u16, name: &str) -> EntryHeader {
     EntryHeader {
         tag,
         name: name.to_owned(),
+        of: of.to_owned(),
         direction: direction.to_owned(),
         words,
     }

@@ -49,6 +49,17 @@ pub enum Command {
         #[command(subcommand)]
         command: FailsafeCommand,
     },
+    /// Says whether this machine is fit for real time, and what mends it.
+    ///
+    /// Exit status 1 when a required check fails. Without a running kairo-rt the machine is looked
+    /// at from here.
+    Doctor(DoctorOptions),
+    /// Checks configuration files. Needs no running system.
+    Config {
+        /// The verb.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
     /// Calls any method of the kernel and prints its result.
     Call {
         /// The method, such as device.list; kernel.introspect lists all.
@@ -57,6 +68,14 @@ pub enum Command {
         #[arg(default_value = "{}")]
         params: String,
     },
+    /// Shows and exports what the flight recorder kept.
+    Record {
+        /// The verb.
+        #[command(subcommand)]
+        command: RecordCommand,
+    },
+    /// Replays a record through kairo-rt and compares every output, bit for bit.
+    Replay(ReplayOptions),
     /// Prints events as they happen.
     Events(EventOptions),
 }
@@ -155,6 +174,55 @@ pub struct LatencyOptions {
     pub svg: Option<PathBuf>,
 }
 
+/// Verbs of `record`.
+#[derive(Debug, Subcommand)]
+pub enum RecordCommand {
+    /// Lists the record files of a directory.
+    List {
+        /// The directory.
+        #[arg(
+            long,
+            value_name = "DIR",
+            env = "KAIRO_RECORD_DIR",
+            default_value = "/var/lib/kairo/records"
+        )]
+        directory: PathBuf,
+    },
+    /// Shows what is in a record file, and how it ends.
+    Info {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Writes a record file in a format that other programs read.
+    Export(ExportOptions),
+}
+
+/// Options of `record export`.
+#[derive(Debug, Args)]
+pub struct ExportOptions {
+    /// The record file.
+    pub file: PathBuf,
+    /// Write MCAP, with JSON messages and their schemas, for Foxglove and its kin.
+    #[arg(long, value_name = "FILE", required_unless_present = "csv")]
+    pub mcap: Option<PathBuf>,
+    /// Write comma-separated values, a row for every word.
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+}
+
+/// Options of `replay`.
+#[derive(Debug, Args)]
+pub struct ReplayOptions {
+    /// The record file.
+    pub file: PathBuf,
+    /// Begin at the last keyframe before this tick.
+    #[arg(long, value_name = "TICK")]
+    pub from: Option<u64>,
+    /// Stop after this tick.
+    #[arg(long, value_name = "TICK")]
+    pub to: Option<u64>,
+}
+
 /// Options of `events`.
 #[derive(Debug, Args)]
 pub struct EventOptions {
@@ -223,6 +291,35 @@ pub struct SimulateOptions {
     pub at: Vec<String>,
 }
 
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorOptions {
+    /// The checks of the real-time plane.
+    #[arg(long, required = true)]
+    pub rt: bool,
+    /// Look at this machine for the robot of this file, whatever runs.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Verbs of `config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Reads a robot.toml as kairo-rt would, and shows every problem with its line and its fix.
+    Check(ConfigCheckOptions),
+}
+
+/// Options of `config check`.
+#[derive(Debug, Args)]
+pub struct ConfigCheckOptions {
+    /// The file.
+    #[arg(default_value = "/config/robot.toml")]
+    pub file: PathBuf,
+    /// Also hold this machine against it: cores, isolation, timers.
+    #[arg(long)]
+    pub machine: bool,
+}
+
 /// Verbs of `rt`.
 #[derive(Debug, Subcommand)]
 pub enum RtCommand {
@@ -238,6 +335,8 @@ pub enum RtCommand {
     ClearEstop,
     /// Shows the e-stop and what every failsafe machine decided, without kairod.
     Safety,
+    /// Counts from now on, for every client; the real-time plane is only read.
+    Reset,
 }
 
 /// Options of `rt histogram`.
@@ -249,9 +348,15 @@ pub struct HistogramOptions {
     /// Name of a bus.
     #[arg(long, value_name = "NAME", conflicts_with = "control_loop")]
     pub bus: Option<String>,
+    /// All loops together; with `--kind round-trip` all buses.
+    #[arg(long, conflicts_with_all = ["control_loop", "bus"])]
+    pub all: bool,
     /// What to show.
     #[arg(long, value_enum)]
     pub kind: Option<HistogramKind>,
+    /// Write the loops' histograms to this file, in the shape of `cyclictest --json`.
+    #[arg(long, value_name = "FILE", conflicts_with = "bus")]
+    pub cyclictest_json: Option<PathBuf>,
     /// Write a plot to this file.
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,

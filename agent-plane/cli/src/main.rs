@@ -7,7 +7,10 @@
 
 mod arguments;
 mod call;
+mod config_check;
+mod cyclictest;
 mod device;
+mod doctor;
 mod events;
 mod failsafe;
 mod failure;
@@ -15,6 +18,7 @@ mod latency;
 mod latency_window;
 mod operator;
 mod plot;
+mod record;
 mod rt;
 mod send;
 mod status;
@@ -25,7 +29,9 @@ use kairo_link::operator::OperatorRequest;
 use kairo_wire::Client;
 use kairo_wire::endpoint::Endpoint;
 
-use crate::arguments::{Arguments, Command, DeviceCommand, FailsafeCommand, RtCommand};
+use crate::arguments::{
+    Arguments, Command, ConfigCommand, DeviceCommand, FailsafeCommand, RecordCommand, RtCommand,
+};
 use crate::failure::Failure;
 use crate::terminal::Terminal;
 
@@ -47,6 +53,14 @@ fn main() -> std::process::ExitCode {
 fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
     if let Some(done) = without_kernel(arguments, terminal) {
         return done;
+    }
+    match &arguments.command {
+        Command::Doctor(options) => return doctor::rt(arguments, terminal, options),
+        Command::Config { command } => {
+            let ConfigCommand::Check(options) = command;
+            return config_check::check(terminal, options);
+        }
+        _ => {}
     }
     let endpoint = match &arguments.socket {
         Some(text) => Endpoint::parse(text).map_err(kairo_wire::ClientError::from)?,
@@ -75,11 +89,16 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
             DeviceCommand::Send(options) => send::send(&mut session, terminal, options),
             DeviceCommand::Watch(options) => device::watch(&mut session, terminal, options),
         },
-        // Needs no kernel, and was done above.
-        Command::Failsafe { .. } => Ok(()),
+        // Need no kernel, and were done above.
+        Command::Failsafe { .. }
+        | Command::Record { .. }
+        | Command::Replay(_)
+        | Command::Doctor(_)
+        | Command::Config { .. } => Ok(()),
         Command::Rt { command } => match command {
             RtCommand::Status => rt::status(&mut session, terminal),
             RtCommand::Histogram(options) => rt::histogram(&mut session, terminal, options),
+            RtCommand::Reset => rt::reset(&mut session, terminal),
             // As above.
             RtCommand::Estop | RtCommand::ClearEstop | RtCommand::Safety => Ok(()),
         },
@@ -95,6 +114,12 @@ fn without_kernel(arguments: &Arguments, terminal: &Terminal) -> Option<Result<(
             RtCommand::Safety => ask(OperatorRequest::Status),
             _ => None,
         },
+        Command::Record { command } => Some(match command {
+            RecordCommand::List { directory } => record::list(terminal, directory),
+            RecordCommand::Info { file } => record::info(terminal, file),
+            RecordCommand::Export(options) => record::export(terminal, options),
+        }),
+        Command::Replay(options) => Some(record::replay(terminal, options)),
         Command::Failsafe { command } => match command {
             FailsafeCommand::List(options) => Some(failsafe::list(terminal, options)),
             FailsafeCommand::Simulate(options) => Some(failsafe::simulate(terminal, options)),

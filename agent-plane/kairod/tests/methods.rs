@@ -316,7 +316,7 @@ fn without_a_real_time_plane_everything_else_answers() {
 fn an_estop_reaches_the_real_time_plane_is_shown_and_refuses_claims() {
     let system = System::start();
     let mut client = system.client();
-    let pattern = json!({"patterns": ["kairo.rt.failsafe"]});
+    let pattern = json!({"topics": ["kairo.rt.failsafe"]});
     call(&mut client, "event.subscribe", pattern).unwrap();
     let stopped = call(&mut client, "rt.estop", json!({})).unwrap();
     assert_eq!(stopped, json!({"estop": true}));
