@@ -262,6 +262,7 @@ fn describe_device(robot: &RobotConfig, device: &DeviceConfig) -> DeviceDescript
         bus: robot.buses[device.bus].name.clone(),
         control_loop: robot.loops[device.control_loop].name.clone(),
         safe_action: device.safe_action.name().to_owned(),
+        torque_at_start: device.torque_at_start,
         ttl_max_ms: device.ttl_max_ms,
         joints: device
             .joints
@@ -273,6 +274,10 @@ fn describe_device(robot: &RobotConfig, device: &DeviceConfig) -> DeviceDescript
                 position_max_rad: joint.position_max_rad,
                 velocity_max_rad_s: joint.velocity_max_rad_s,
                 acceleration_max_rad_s2: joint.acceleration_max_rad_s2,
+                jerk_max_rad_s3: joint.jerk_max_rad_s3,
+                following_error_max_rad: joint.following_error_max_rad,
+                following_error_time_ms: joint.following_error_time_ms,
+                rest_position_rad: joint.rest_position_rad,
             })
             .collect(),
         present: false,

@@ -141,6 +141,9 @@ impl ControlLoop {
         let tick = tick_of(period);
         let interval = (BELL_INTERVAL_NS / self.period_ns).max(1);
         let mut news = tick.number.is_multiple_of(interval);
+        for seat in &mut self.seats {
+            seat.begin(tick);
+        }
         // What the server orders: leases and state buffers, opened and closed.
         self.take_orders(tick);
         // 1. Observe.
@@ -382,7 +385,7 @@ impl Periodic for ControlLoop {
         let words = self.shared.estop();
         self.reader.begin(words);
         for seat in &mut self.seats {
-            seat.begin(now, armed, words.latched_at_start());
+            seat.armed(now, armed, words.latched_at_start());
         }
     }
 

@@ -6,7 +6,7 @@
 //! and its record, and `kairo-rt --replay` possible. A new input gets a tag here, a line in
 //! [`entries`], and goes through the tap where it is read; state that a tick keeps goes into the
 //! `recorded!` list of its struct. What is forgotten makes the replay of a recorded session differ
-//! (`tests/replay.rs`) or does not compile.
+//! (`tests/record.rs`) or does not compile.
 //!
 //! Counters and histograms are neither inputs nor outputs: no tick reads them.
 
@@ -229,9 +229,16 @@ pub struct Outcome {
     sequence: u64,
     expires_ns: u64,
     phase_since_ns: u64,
+    phase_since_tick: u64,
+    fault_since_ns: u64,
+    fault_value: f64,
+    fault_limit: f64,
     phase: u32,
     cause: u32,
     moving: u32,
+    fault: u32,
+    fault_joint: u32,
+    inhibited: u32,
     target_rad: [f64; MAX_JOINTS],
 }
 
@@ -245,10 +252,19 @@ impl From<&DeviceState> for Outcome {
             sequence,
             expires_ns,
             phase_since_ns,
+            phase_since_tick,
+            fault_since_ns,
+            fault_value,
+            fault_limit,
             phase,
             cause,
             joint_count: _,
             moving,
+            fault,
+            fault_joint,
+            // In the goals.
+            torque: _,
+            inhibited,
             joints,
         } = *state;
         let target_rad = joints.map(|joint| {
@@ -274,9 +290,16 @@ impl From<&DeviceState> for Outcome {
             sequence,
             expires_ns,
             phase_since_ns,
+            phase_since_tick,
+            fault_since_ns,
+            fault_value,
+            fault_limit,
             phase,
             cause,
             moving,
+            fault,
+            fault_joint,
+            inhibited,
             target_rad,
         }
     }
@@ -297,9 +320,16 @@ recorded!(Outcome {
     sequence: u64,
     expires_ns: u64,
     phase_since_ns: u64,
+    phase_since_tick: u64,
+    fault_since_ns: u64,
+    fault_value: f64,
+    fault_limit: f64,
     phase: u32,
     cause: u32,
     moving: u32,
+    fault: u32,
+    fault_joint: u32,
+    inhibited: u32,
     target_rad: [f64; MAX_JOINTS],
 } fixed {});
 
@@ -324,6 +354,8 @@ recorded!(JointFeedback {
 recorded!(Feedback {
     generation: u64,
     bus_up: u64,
+    torque_losses: u64,
+    limp_joint: u64,
     joints: [JointFeedback; MAX_JOINTS],
 } fixed {});
 
@@ -377,7 +409,7 @@ mod tests {
             assert!(!later.iter().any(twice), "{entry:?}");
         }
         let feedback = &entries[4];
-        assert_eq!(feedback.words[2], "joints[0].position_rad:f64");
+        assert_eq!(feedback.words[4], "joints[0].position_rad:f64");
         assert_eq!(entries[2].words, ["value:u64"]);
     }
 
@@ -389,7 +421,11 @@ mod tests {
             include_str!("control_loop/seat.rs"),
             include_str!("control_loop/failsafe.rs"),
             include_str!("device.rs"),
+            include_str!("device/command.rs"),
+            include_str!("device/moving.rs"),
+            include_str!("fault.rs"),
             include_str!("lease.rs"),
+            include_str!("safe_action.rs"),
             include_str!("motion.rs"),
             include_str!("steady.rs"),
         ];

@@ -77,7 +77,7 @@ fn reaches_poses_and_refuses_what_is_wrong_by_name() {
     lease.take_replies();
 
     let mut outside = lease.command(HOME, 300);
-    outside.position_rad[5] = 2.0;
+    outside.target[5] = 2.0;
     let reply = lease.ask(&outside);
     assert_eq!(
         Verdict::from_u32(reply.verdict),

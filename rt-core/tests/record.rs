@@ -97,10 +97,10 @@ fn eventful_session(robot: &mut Robot) {
         has_arrived(state, &POSE, NEAR_RAD)
     });
     let mut outside = lease.command(HOME, 300);
-    outside.position_rad[5] = 2.0;
+    outside.target[5] = 2.0;
     assert_eq!(lease.verdict(&outside), Verdict::PositionLimit);
     let mut not_a_number = lease.command(HOME, 300);
-    not_a_number.position_rad[0] = f64::from_bits(0x7FF8_0000_0000_BEEF);
+    not_a_number.target[0] = f64::from_bits(0x7FF8_0000_0000_BEEF);
     assert_eq!(lease.verdict(&not_a_number), Verdict::NotFinite);
     let mut late = lease.command(HOME, 300);
     late.issued_ns -= 301_000_000;
@@ -150,7 +150,7 @@ fn a_session_with_everything_in_it_replays_bit_for_bit() {
         assert!(cause(wanted), "{wanted}");
     }
     let commands: Vec<CommandTaken> = recorded(&frames, tag::COMMAND);
-    let bits = |taken: &CommandTaken| taken.command.position_rad[0].to_bits();
+    let bits = |taken: &CommandTaken| taken.command.target[0].to_bits();
     assert!(
         commands
             .iter()
@@ -267,7 +267,7 @@ fn kill_9_keeps_what_was_recorded_even_without_a_disk() {
     assert!(
         commands
             .iter()
-            .any(|taken| taken.command.position_rad[..6] == POSE)
+            .any(|taken| taken.command.target[..6] == POSE)
     );
     replay_same(&path);
     assert!(robot.terminate().success());

@@ -102,6 +102,11 @@ pub enum DeviceCommand {
     },
     /// Moves a device: claims it, commands it until it is there, releases it.
     Send(SendOptions),
+    /// Clears a latched fault, after what caused it has been dealt with. Moves nothing.
+    Reset {
+        /// Id or alias of the device.
+        device: String,
+    },
     /// Shows a device's joints, live.
     Watch(WatchOptions),
 }
@@ -124,8 +129,14 @@ pub struct SendOptions {
     pub device: String,
     /// Target positions in rad: NAME=RAD, separated by commas.
     #[arg(long, value_name = "NAME=RAD,…", value_delimiter = ',', allow_hyphen_values = true,
-          value_parser = joint_position, required_unless_present = "stop", conflicts_with = "stop")]
+          value_parser = joint_number, required_unless_present_any = ["stop", "velocity"],
+          conflicts_with_all = ["stop", "velocity"])]
     pub position: Vec<(String, f64)>,
+    /// Velocities in rad/s for as long as --hold says, instead: NAME=RAD/S, separated by commas.
+    /// The other joints come to rest, and all do at the end.
+    #[arg(long, value_name = "NAME=RAD/S,…", value_delimiter = ',', allow_hyphen_values = true,
+          value_parser = joint_number, conflicts_with = "stop")]
+    pub velocity: Vec<(String, f64)>,
     /// Slow down and hold instead.
     #[arg(long)]
     pub stop: bool,
@@ -141,6 +152,12 @@ pub struct SendOptions {
     /// Fraction of the joints' velocity limits to use, above 0 up to 1.
     #[arg(long, default_value_t = 1.0, value_parser = finite)]
     pub velocity_scale: f64,
+    /// Acceleration to use at most, rad/s²; the joints' limits if absent.
+    #[arg(long, value_parser = finite)]
+    pub acceleration: Option<f64>,
+    /// Jerk to use at most, rad/s³; the joints' limits if absent.
+    #[arg(long, value_parser = finite)]
+    pub jerk: Option<f64>,
 }
 
 /// Options of `device watch`.
@@ -387,11 +404,11 @@ impl HistogramKind {
     }
 }
 
-/// Reads `NAME=RAD`.
-fn joint_position(text: &str) -> Result<(String, f64), String> {
+/// Reads `NAME=NUMBER`.
+fn joint_number(text: &str) -> Result<(String, f64), String> {
     let (name, value) = text
         .split_once('=')
-        .ok_or_else(|| format!("{text:?} is not NAME=RAD, such as elbow_flex=-0.2"))?;
+        .ok_or_else(|| format!("{text:?} is not JOINT=NUMBER, such as elbow_flex=-0.2"))?;
     let value = finite(value).map_err(|_| format!("{value:?} is not a number of radians"))?;
     Ok((name.to_string(), value))
 }

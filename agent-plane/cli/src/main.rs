@@ -87,6 +87,7 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
             }
             DeviceCommand::Release { device } => device::release(&mut session, terminal, device),
             DeviceCommand::Send(options) => send::send(&mut session, terminal, options),
+            DeviceCommand::Reset { device } => send::reset(&mut session, terminal, device),
             DeviceCommand::Watch(options) => device::watch(&mut session, terminal, options),
         },
         // Need no kernel, and were done above.

@@ -168,10 +168,17 @@ fn device_info() -> Value {
         json!({
             "name": name, "servo_id": servo_id, "position_min_rad": -1.9199,
             "position_max_rad": 1.9199, "velocity_max_rad_s": 2.0, "acceleration_max_rad_s2": 8.0,
+            "jerk_max_rad_s3": 160.0, "following_error_max_rad": 0.5,
+            "following_error_time_ms": 1000, "rest_position_rad": null,
         })
     };
     info["control_loop"] = json!("arm-loop");
     info["safe_action"] = json!("hold");
+    info["torque_at_start"] = json!(true);
+    info["fault"] = json!({
+        "cause": "following_error", "joint": "elbow_flex", "value": 0.62, "limit": 0.5,
+        "unit": "rad", "since_ns": 1, "explanation": "elbow_flex was 0.620 rad from its setpoint",
+    });
     info["ttl_max_ms"] = json!(1000);
     info["joints"] = json!([joint("shoulder_pan", 1), joint("elbow_flex", 3)]);
     info["state"] = sample();

@@ -8,7 +8,7 @@ use kairo_link::ring::PushError;
 use tokio::sync::oneshot;
 
 use crate::claim::{Claim, Draft, Rings, Targets};
-use crate::views::{self, DeviceInfo, DeviceSummary, JointView, Peer, Sample, Status};
+use crate::views::{self, DeviceInfo, DeviceSummary, FaultView, JointView, Peer, Sample, Status};
 
 /// What agents put before a device's id.
 pub const ALIAS_PREFIX: &str = "agent://device/";
@@ -129,6 +129,7 @@ impl Device {
             (Some(_), _) if !self.description.present => Status::Lost,
             (Some(_), Some(Phase::Lost)) => Status::Lost,
             (Some(_), Some(Phase::Disarmed)) => Status::Disarmed,
+            (Some(_), Some(_)) if self.fault().is_some() => Status::Faulted,
             (Some(_), _) => Status::Ready,
         }
     }
@@ -136,6 +137,11 @@ impl Device {
     /// The newest state; none while kairo-rt is away or has not published one.
     pub fn newest(&self) -> Option<&DeviceState> {
         self.newest.as_ref()
+    }
+
+    /// The fault that is latched in the real-time plane.
+    pub fn fault(&self) -> Option<FaultView> {
+        views::fault(&self.description, self.newest.as_ref()?)
     }
 
     /// What the joints are commanded to now, in command order.
@@ -177,7 +183,9 @@ impl Device {
             summary: self.summary(),
             control_loop: description.control_loop.clone(),
             safe_action: description.safe_action.clone(),
+            torque_at_start: description.torque_at_start,
             ttl_max_ms: description.ttl_max_ms,
+            fault: self.fault(),
             joints: description.joints.iter().map(JointView::from).collect(),
             state: self.newest.is_some().then(|| self.sample()),
         }

@@ -301,7 +301,7 @@ impl Plane {
         match device.status() {
             Status::Unavailable => return Err(refusal::rt_away()),
             Status::Lost => return Err(refusal::bus_lost(name, &device.trouble)),
-            Status::Ready | Status::Disarmed => {}
+            Status::Ready | Status::Faulted | Status::Disarmed => {}
         }
         match &device.standing {
             Standing::Held(claim) if claim.holder.connection == connection => {

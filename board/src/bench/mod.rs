@@ -10,6 +10,7 @@
 pub mod command;
 pub mod host;
 pub mod mark;
+pub mod record;
 pub mod report;
 
 pub use mark::{Bound, Control, Mark};
@@ -28,12 +29,19 @@ pub struct Bench {
     pub run: fn(&Paths) -> anyhow::Result<Report>,
 }
 
-/// All benchmarks.
-pub const BENCHES: [Bench; 1] = [Bench {
+const COMMAND: Bench = Bench {
     name: "command",
     summary: "from device.send to the servo bus, from expiry to safety; beside a socket ping-pong",
     run: command::run,
-}];
+};
+const RECORD: Bench = Bench {
+    name: "record",
+    summary: "what the flight recorder adds to a tick",
+    run: record::run,
+};
+
+/// All benchmarks.
+pub const BENCHES: [Bench; 2] = [COMMAND, RECORD];
 
 /// The benchmark called `name`.
 ///

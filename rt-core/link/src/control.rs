@@ -210,8 +210,10 @@ pub struct DeviceDescription {
     pub bus: String,
     /// Name of its loop.
     pub control_loop: String,
-    /// The declared safe action: `hold` or `torque-off`.
+    /// The declared safe action: `hold`, `ramp`, `torque-off`, `idle` or `land`.
     pub safe_action: String,
+    /// Whether it is put under torque as soon as it answers, without a command.
+    pub torque_at_start: bool,
     /// Longest time to live of a command, ms.
     pub ttl_max_ms: u64,
     /// Its joints, in command order.
@@ -235,6 +237,14 @@ pub struct JointDescription {
     pub velocity_max_rad_s: f64,
     /// Highest acceleration, rad/s².
     pub acceleration_max_rad_s2: f64,
+    /// Highest jerk, rad/s³.
+    pub jerk_max_rad_s3: f64,
+    /// Distance to the setpoint from which on it counts as not following, rad.
+    pub following_error_max_rad: f64,
+    /// How long it may be that far away, ms.
+    pub following_error_time_ms: u64,
+    /// Where it is in the rest pose, rad.
+    pub rest_position_rad: Option<f64>,
 }
 
 /// One line of the bring-up table: what was asked of the kernel and what it says it did.

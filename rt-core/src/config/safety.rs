@@ -205,9 +205,13 @@ fn read_rule(
     }
 }
 
-/// Whether the kind of device can do it. An arm neither lands nor idles.
-fn can(_device: &DeviceConfig, action: Action) -> bool {
-    !matches!(action, Action::RampToRest | Action::Land | Action::Idle)
+/// Whether the device can do it. An arm neither lands nor idles, and ramps to a declared pose only.
+fn can(device: &DeviceConfig, action: Action) -> bool {
+    match action {
+        Action::Land | Action::Idle => false,
+        Action::RampToRest => device.has_rest_pose(),
+        _ => true,
+    }
 }
 
 fn abilities(device: &DeviceConfig) -> String {

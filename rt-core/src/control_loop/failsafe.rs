@@ -28,6 +28,8 @@ pub struct Guard {
     agent_took_over: bool,
     overran: bool,
     restrained: bool,
+    /// The fault that the device has latched, exactly.
+    fault: Option<Cause>,
 }
 
 impl Guard {
@@ -44,6 +46,7 @@ impl Guard {
             agent_took_over: false,
             overran: false,
             restrained: false,
+            fault: None,
         }
     }
 
@@ -117,6 +120,11 @@ impl Guard {
         self.lease_opened &= overran;
         let hot = device.hottest_c() >= self.temperature_max_c;
         set(failsafe::Cause::OverTemperature, hot);
+        let fault = device.fault().map(|fault| fault.cause);
+        let followed = fault != Some(Cause::FollowingError);
+        set(failsafe::Cause::FollowingError, !followed);
+        set(failsafe::Cause::ServoFault, followed && fault.is_some());
+        self.fault = fault;
         let agent = std::mem::take(&mut self.agent_took_over).then_some(Taker::Agent);
         let flags = Flags {
             conditions,
@@ -154,6 +162,11 @@ impl Guard {
 
     /// The cause as device states have it.
     fn in_states(&self, cause: Option<failsafe::Cause>) -> Cause {
+        if let (Some(failsafe::Cause::ServoFault | failsafe::Cause::FollowingError), Some(fault)) =
+            (cause, self.fault)
+        {
+            return fault;
+        }
         match (cause, self.ended_by) {
             (Some(cause), Some((same, exactly))) if cause == same => exactly,
             (Some(cause), _) => in_states(cause),
@@ -176,6 +189,8 @@ impl Recorded for Guard {
             agent_took_over,
             overran,
             restrained,
+            // Found again in every step.
+            fault: _,
         } = self;
         state.to_words().save(sink);
         let (known, exactly) = ended_by.unwrap_or((failsafe::Cause::Released, Cause::None));

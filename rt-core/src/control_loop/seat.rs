@@ -78,7 +78,11 @@ impl Seat {
         }
     }
 
-    pub(super) fn begin(&mut self, now: MonoNs, armed: bool, latched: bool) {
+    pub(super) fn begin(&mut self, tick: Tick) {
+        self.device.begin(tick);
+    }
+
+    pub(super) fn armed(&mut self, now: MonoNs, armed: bool, latched: bool) {
         self.device.decide(now, armed);
         self.guard.begin(now, latched);
     }

@@ -568,7 +568,7 @@ impl Lease {
             velocity_scale: 1.0,
             ..Command::default()
         };
-        command.position_rad[..6].copy_from_slice(&target);
+        command.target[..6].copy_from_slice(&target);
         command
     }
 

@@ -436,7 +436,7 @@ fn judge(command: &Command, lease: &mut Lease, state: &mut DeviceState, now: Mon
         ..Reply::default()
     };
     let mode = Mode::from_u32(command.mode);
-    let outside = command.position_rad[..joints]
+    let outside = command.target[..joints]
         .iter()
         .position(|position| position.abs() > 1.5);
     let verdict = match () {
@@ -446,14 +446,14 @@ fn judge(command: &Command, lease: &mut Lease, state: &mut DeviceState, now: Mon
         () if now > expires => Verdict::Expired,
         () if mode.is_none() => Verdict::UnknownMode,
         () if command.joint_count as usize != joints => Verdict::JointCount,
-        () if command.position_rad.iter().any(|p| !p.is_finite()) => Verdict::NotFinite,
-        () if outside.is_some() => Verdict::PositionLimit,
+        () if command.target.iter().any(|p| !p.is_finite()) => Verdict::NotFinite,
+        () if mode == Some(Mode::Position) && outside.is_some() => Verdict::PositionLimit,
         () => Verdict::Accepted,
     };
     reply.verdict = verdict as u32;
-    if let Some(joint) = outside {
+    if let Some(joint) = outside.filter(|_| verdict == Verdict::PositionLimit) {
         reply.joint = joint as u32;
-        (reply.value, reply.min, reply.max) = (command.position_rad[joint], -1.5, 1.5);
+        (reply.value, reply.min, reply.max) = (command.target[joint], -1.5, 1.5);
     }
     if verdict == Verdict::Accepted {
         lease.sequence = command.sequence;
@@ -465,7 +465,7 @@ fn judge(command: &Command, lease: &mut Lease, state: &mut DeviceState, now: Mon
         state.sequence = command.sequence;
         state.expires_ns = expires.0;
         if mode == Some(Mode::Position) {
-            for (joint, target) in state.joints.iter_mut().zip(command.position_rad) {
+            for (joint, target) in state.joints.iter_mut().zip(command.target) {
                 joint.setpoint_rad = target;
                 joint.target_rad = target;
             }
@@ -482,6 +482,8 @@ fn welcome(present: bool) -> Welcome {
         position_max_rad: 1.5,
         velocity_max_rad_s: 2.0,
         acceleration_max_rad_s2: 8.0,
+        jerk_max_rad_s3: 160.0,
+        ..JointDescription::default()
     };
     Welcome {
         version: segment::VERSION,
@@ -508,6 +510,7 @@ fn welcome(present: bool) -> Welcome {
             bus: "servo".into(),
             control_loop: "arm".into(),
             safe_action: "hold".into(),
+            torque_at_start: true,
             ttl_max_ms: 1000,
             joints: JOINTS.iter().enumerate().map(joint).collect(),
             present,
