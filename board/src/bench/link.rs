@@ -129,13 +129,7 @@ fn ring_marks(starts: &[Value]) -> Vec<Mark> {
                 true => Bound::Reported,
                 false => Bound::AtLeastControl,
             };
-            Mark::new(
-                name,
-                throughput("ours"),
-                "M/s",
-                control,
-                bound,
-            )
+            Mark::new(name, throughput("ours"), "M/s", control, bound)
         })
         .collect()
 }
