@@ -124,13 +124,12 @@ fn ring_marks(starts: &[Value]) -> Vec<Mark> {
             };
             let control = Some(Control::new("rtrb", throughput("rtrb")));
             let name = format!("ring, {case}");
-            Mark::new(
-                name,
-                throughput("ours"),
-                "M/s",
-                control,
-                Bound::AtLeastControl,
-            )
+            // With two slots either ring only passes cache lines back and forth: luck decides.
+            let bound = match case.ends_with(", 2 slots") {
+                true => Bound::Reported,
+                false => Bound::AtLeastControl,
+            };
+            Mark::new(name, throughput("ours"), "M/s", control, bound)
         })
         .collect()
 }

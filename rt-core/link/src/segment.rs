@@ -85,6 +85,14 @@ pub enum PeerAccess {
     ReadOnly,
 }
 
+/// Words of a line pair, the distance between words that two sides write.
+const LINE_WORDS: usize = 16;
+
+/// Heap memory aligned as a mapping is, as far as that matters.
+#[derive(Debug, Default)]
+#[repr(C, align(128))]
+struct HeapLine([AtomicU64; LINE_WORDS]);
+
 #[derive(Debug)]
 enum Backing {
     Mapped,
@@ -192,7 +200,8 @@ impl Segment {
     /// The same layout in heap memory, for tests and for models that cannot map. setup-only.
     pub fn in_heap(kind: Kind, payload_words: usize, capacity: u64, epoch: u64) -> Arc<Self> {
         let words = HEADER_WORDS + payload_words;
-        let memory: Box<[AtomicU64]> = (0..words).map(|_| AtomicU64::new(0)).collect();
+        let lines = (0..words.div_ceil(LINE_WORDS)).map(|_| HeapLine::default());
+        let memory: Box<[HeapLine]> = lines.collect();
         let start = NonNull::new(Box::into_raw(memory).cast::<AtomicU64>())
             .expect("a boxed slice is not null");
         let segment = Self {
@@ -323,7 +332,9 @@ impl Drop for Segment {
                 let _ = unsafe { munmap(self.start.cast(), self.words * 8) };
             }
             Backing::Heap => {
-                let slice = std::ptr::slice_from_raw_parts_mut(self.start.as_ptr(), self.words);
+                let lines = self.words.div_ceil(LINE_WORDS);
+                let first = self.start.as_ptr().cast::<HeapLine>();
+                let slice = std::ptr::slice_from_raw_parts_mut(first, lines);
                 // SAFETY: `in_heap` made this pointer from a box of the same slice.
                 drop(unsafe { Box::from_raw(slice) });
             }
