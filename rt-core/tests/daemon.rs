@@ -668,3 +668,44 @@ fn a_traced_loop_follows_commands_without_a_system_call() {
     assert!(!robot.log().contains("made system call"), "{}", robot.log());
     assert_pure(&plane);
 }
+
+#[test]
+fn loops_keep_their_own_periods_phases_and_accounts() {
+    let more = "\n[[loop]]\nname = \"fast-loop\"\nperiod_us = 2000\nphase_us = 700\npriority = 85\n\
+                overrun = \"burst\"\nburst_max = 4\nbudget_us = 300\n";
+    let robot = Robot::start_with(&format!("{}{more}", hosted_config()), &[]);
+    let plane = robot.connect_ready();
+    let loops = &plane.stats.block().loops;
+    let count = |word: &std::sync::atomic::AtomicU64| word.load(Ordering::Relaxed);
+    eventually("both loops tick", || {
+        (count(&loops[0].periods.ticks) > 50 && count(&loops[1].periods.ticks) > 50).then_some(())
+    });
+    let fast = &loops[1].periods;
+    assert_eq!(count(&fast.period_ns), 2_000_000);
+    assert_eq!(count(&fast.budget_ns), 300_000);
+    assert_eq!(count(&fast.first_planned_ns) % 2_000_000, 700_000);
+    assert_eq!(count(&fast.newest_planned_ns) % 2_000_000, 700_000);
+    assert_eq!(count(&fast.identity_broken), 0);
+    assert_eq!(count(&fast.thread.allocations), 0);
+    assert_ne!(count(&fast.thread.tid), count(&loops[0].periods.thread.tid));
+    assert_pure(&plane);
+}
+
+#[test]
+fn every_ordinary_thread_of_the_daemon_is_proven_to_be_ordinary() {
+    let robot = Robot::start();
+    let plane = robot.connect();
+    let helpers = plane.welcome.bringup.iter();
+    let helpers: Vec<&BringupCheck> = helpers.filter(|line| line.scope == "helpers").collect();
+    let names: Vec<&str> = helpers.iter().map(|line| line.check.as_str()).collect();
+    assert_eq!(names, ["policy", "affinity"]);
+    for line in helpers {
+        assert!(line.ok, "{line:?}");
+        for thread in ["kairo-rt", "arm-bus-port", "link-server"] {
+            assert!(
+                line.found.contains(thread),
+                "{thread} was not looked at: {line:?}"
+            );
+        }
+    }
+}
