@@ -43,7 +43,7 @@ fn arm() -> Arm {
         ..Goals::default()
     };
     let mut command = CommandTaken::default();
-    command.command.position_rad = [0.5; MAX_JOINTS];
+    command.command.target = [0.5; MAX_JOINTS];
     let mut state = DeviceState::default();
     for joint in 0..JOINTS {
         feedback.joints[joint] = JointFeedback {

@@ -263,7 +263,7 @@ impl Device {
 
     fn latch(&mut self, now: MonoNs, fault: Fault) {
         self.fault = Some(fault);
-        if fault.cause == Cause::FollowingError && self.is_steady() {
+        if fault.cause == Cause::FollowingError && self.steadiness.agrees(fault.joint) {
             // Whatever is in the way is pushed no longer: the setpoint goes to where the joint is.
             let measured = self.feedback.joints[fault.joint].position_rad;
             self.motions[fault.joint] = MotionState::at_rest(measured);

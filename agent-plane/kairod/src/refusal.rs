@@ -305,6 +305,53 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_fault_is_explained_with_joint_value_limit_and_what_to_do() {
+        use kairo_link::control::JointDescription;
+        let device = DeviceDescription {
+            name: "arm".into(),
+            joints: vec![JointDescription {
+                name: "elbow".into(),
+                ..JointDescription::default()
+            }],
+            ..DeviceDescription::default()
+        };
+        let refused = |cause: Cause, value: f64, max: f64| {
+            let reply = Reply {
+                verdict: Verdict::Faulted as u32,
+                cause: cause as u32,
+                value,
+                max,
+                ..Reply::default()
+            };
+            verdict(&device, &reply, 100)
+        };
+        let error = refused(Cause::FollowingError, -0.62, 0.5);
+        assert_eq!(error.code, ErrorCode::Conflict);
+        for part in [
+            "elbow",
+            "0.620 rad",
+            "0.500 rad",
+            "`kairo device reset arm`",
+        ] {
+            assert!(error.message.contains(part), "{part}: {}", error.message);
+        }
+        let unit = |error: &ErrorInfo| {
+            error
+                .detail("unit")
+                .and_then(|unit| unit.as_str().map(String::from))
+        };
+        assert_eq!(unit(&error).as_deref(), Some("rad"));
+        let error = refused(Cause::ServoFault, 36.0, 0.0);
+        assert!(
+            error.message.contains("overheating and overload"),
+            "{}",
+            error.message
+        );
+        // What no kairo-rt of ours sends.
+        refused(Cause::None, f64::NAN, f64::INFINITY);
+    }
+
+    #[test]
     fn every_verdict_but_accepted_has_its_own_reason() {
         let device = DeviceDescription::default();
         for expected in (1..).map_while(Verdict::from_u32) {

@@ -9,6 +9,7 @@
 
 pub mod command;
 pub mod host;
+pub mod link;
 pub mod mark;
 pub mod record;
 pub mod report;
@@ -34,6 +35,11 @@ const COMMAND: Bench = Bench {
     summary: "from device.send to the servo bus, from expiry to safety; beside a socket ping-pong",
     run: command::run,
 };
+const LINK: Bench = Bench {
+    name: "link",
+    summary: "rings, latest values and histograms beside rtrb and iceoryx2; two minutes",
+    run: link::run,
+};
 const RECORD: Bench = Bench {
     name: "record",
     summary: "what the flight recorder adds to a tick",
@@ -41,7 +47,7 @@ const RECORD: Bench = Bench {
 };
 
 /// All benchmarks.
-pub const BENCHES: [Bench; 2] = [COMMAND, RECORD];
+pub const BENCHES: [Bench; 3] = [COMMAND, LINK, RECORD];
 
 /// The benchmark called `name`.
 ///

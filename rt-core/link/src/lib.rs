@@ -32,6 +32,7 @@ pub mod pod;
 pub mod ring;
 pub mod segment;
 pub mod stats;
+pub mod sync;
 pub mod system_call;
 
 pub use mono::MonoNs;

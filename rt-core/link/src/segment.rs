@@ -8,13 +8,14 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+use crate::sync::{AtomicU64, Ordering};
 
 /// Marks a segment of ours: "KAIROLNK" in ASCII.
 pub const MAGIC: u64 = 0x4B41_4952_4F4C_4E4B;

@@ -3,6 +3,8 @@
 //! setup-only. Ranges and defaults stand here and nowhere else; `docs/reference/robot-toml.md`
 //! repeats them for people and a test holds its key list to this one.
 
+use std::path::Path;
+
 use kairo_blocks::registry::Registry;
 use kairo_link::abi::MAX_JOINTS;
 use kairo_link::control::MAX_DEVICES;
@@ -75,8 +77,11 @@ pub(super) fn read(
     let failsafe = safety::read_failsafe(&mut file, &known, problems);
     let estop = safety::read_estop(&mut file, problems);
     let names = loops.iter().map(|section| section.name.value.as_str());
+    let beside = problems.file().parent().map(Path::to_path_buf);
+    let beside = beside.unwrap_or_default();
+    let registry = blocks::load_plugins(&mut file, registry, &beside, problems);
     let around = Surroundings {
-        registry,
+        registry: &registry,
         loops: names
             .zip(loops.iter().map(|section| section.value.as_ref()))
             .collect(),

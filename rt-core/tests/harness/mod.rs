@@ -532,6 +532,14 @@ impl Lease {
         command
     }
 
+    /// A good reset.
+    pub fn reset(&mut self) -> Command {
+        Command {
+            mode: Mode::Reset as u32,
+            ..self.command([0.0; 6], 300)
+        }
+    }
+
     /// Sends a good command, or drops it when the ring is full.
     pub fn send(&mut self, target: Pose, ttl_ms: u64) -> u64 {
         let command = self.command(target, ttl_ms);

@@ -413,10 +413,16 @@ fn judge(command: &Command, lease: &mut Lease, state: &mut DeviceState, now: Mon
         () if command.joint_count as usize != joints => Verdict::JointCount,
         () if command.target.iter().any(|p| !p.is_finite()) => Verdict::NotFinite,
         () if mode == Some(Mode::Position) && outside.is_some() => Verdict::PositionLimit,
+        () if mode == Some(Mode::Velocity) && outside.is_some() => Verdict::VelocityLimit,
+        () if command.jerk_rad_s3 > 160.0 => Verdict::JerkLimit,
         () => Verdict::Accepted,
     };
     reply.verdict = verdict as u32;
-    if let Some(joint) = outside.filter(|_| verdict == Verdict::PositionLimit) {
+    if verdict == Verdict::JerkLimit {
+        (reply.joint, reply.value, reply.max) = (1, command.jerk_rad_s3, 160.0);
+    }
+    let limit = matches!(verdict, Verdict::PositionLimit | Verdict::VelocityLimit);
+    if let Some(joint) = outside.filter(|_| limit) {
         reply.joint = joint as u32;
         (reply.value, reply.min, reply.max) = (command.target[joint], -1.5, 1.5);
     }
