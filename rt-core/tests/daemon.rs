@@ -18,10 +18,8 @@ use std::time::Duration;
 use harness::{AgentPlane, PERIOD_NS, Pose, Robot, SO101, eventually, has_arrived, hosted_config};
 use kairo_link::MonoNs;
 use kairo_link::abi::{Cause, Phase, Verdict};
-use kairo_link::control::BringupCheck;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
-use nix::sys::signal::Signal;
 
 const HOME: Pose = [0.0; 6];
 const POSE: Pose = [0.6, -0.4, 0.5, -0.3, 0.7, 0.4];
@@ -695,83 +693,4 @@ fn a_wrong_file_is_refused_with_status_two_and_every_problem() {
     assert_eq!(run(&["--check"]).status.code(), Some(0));
     let output = run(&["--check", "--port", "arm=/dev/null"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("no bus is named arm"));
-}
-
-#[test]
-fn a_missed_period_under_the_policy_stop_ends_the_lease_and_makes_the_arm_safe() {
-    let config = hosted_config().replace("overrun = \"skip\"", "overrun = \"stop\"");
-    let robot = Robot::start_with(&config, &[]);
-    let mut plane = robot.connect();
-    robot.clear_estop();
-    // Not `connect_ready`: where the machine stalls just now, the arm is safe before it was seen
-    // to hold.
-    eventually("the arm is there", || {
-        let phase = plane.state().phase;
-        (phase == Phase::Holding as u32 || phase == Phase::Safe as u32).then_some(())
-    });
-    let lease = plane.open_lease();
-    // Every period it sleeps through is missed.
-    robot.signal(Signal::SIGSTOP);
-    std::thread::sleep(Duration::from_millis(50));
-    robot.signal(Signal::SIGCONT);
-    // A busy machine may have missed one before: the cause is the same.
-    assert_eq!(
-        plane.wait_for_lease_end(lease.epoch),
-        Cause::LoopOverrun.name()
-    );
-    let stats = plane.stats.clone();
-    assert!(stats.block().loops[0].stops.load(Ordering::Relaxed) > 0);
-    let periods = &stats.block().loops[0].periods;
-    assert!(periods.skipped.load(Ordering::Relaxed) > 0);
-    let state = plane.wait_for_phase(Phase::Safe);
-    assert_eq!(state.cause, Cause::LoopOverrun as u32);
-    plane.open_lease();
-    assert_pure(&plane);
-}
-
-#[test]
-fn every_overrun_policy_keeps_the_account_of_periods_through_a_stopped_process() {
-    for policy in ["\"burst\"\nburst_max = 5", "\"realign\"", "\"skip\""] {
-        let config = hosted_config().replace("\"skip\"", policy);
-        let robot = Robot::start_with(&config, &[]);
-        let mut plane = robot.connect_ready();
-        for _ in 0..3 {
-            robot.signal(Signal::SIGSTOP);
-            std::thread::sleep(Duration::from_millis(30));
-            robot.signal(Signal::SIGCONT);
-            let from = plane.state().tick;
-            eventually("it ticks on", || {
-                (plane.state().tick > from + 10).then_some(())
-            });
-        }
-        assert_pure(&plane);
-    }
-}
-
-#[test]
-fn a_traced_loop_follows_commands_without_a_system_call() {
-    let config = hosted_config().replace("[robot]", "[robot]\npurity = \"trace\"");
-    let robot = Robot::start_with(&config, &[]);
-    let mut plane = robot.connect_ready();
-    let traced = |check: &&BringupCheck| check.check == "system_call_trace";
-    let line = plane.welcome.bringup.iter().find(traced).cloned();
-    let line = line.expect("the trace has a line in the table");
-    if !line.ok {
-        eprintln!("not traced: {}", line.found);
-        return;
-    }
-    let mut lease = plane.open_lease();
-    plane.stream(&mut lease, POSE, |state| {
-        has_arrived(state, &POSE, NEAR_RAD)
-    });
-    plane.close_lease(&lease, false);
-    let thread = &plane.stats.block().loops[0].periods.thread;
-    assert_eq!(
-        thread.traced_calls.load(Ordering::Relaxed),
-        0,
-        "{}",
-        robot.log()
-    );
-    assert!(!robot.log().contains("made system call"), "{}", robot.log());
-    assert_pure(&plane);
 }
