@@ -13,6 +13,7 @@
 mod command;
 mod moving;
 
+use kairo_failsafe::Action;
 use kairo_link::MonoNs;
 use kairo_link::abi::{Cause, Command, DeviceState, JointState, MAX_JOINTS, Mode, Phase};
 
@@ -150,6 +151,18 @@ impl Device {
         self.tick = tick;
     }
 
+    /// Where it stands. rt-safe.
+    pub const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The temperature of its hottest joint, °C; of the newest samples. rt-safe.
+    pub fn hottest_c(&self) -> f64 {
+        let joints = &self.feedback.joints[..self.joint_count];
+        let temperatures = joints.iter().map(|joint| joint.temperature_c);
+        temperatures.fold(0.0, f64::max)
+    }
+
     /// Whether its bus is up and every joint has answered steadily on this connection. rt-safe.
     pub const fn is_present(&self) -> bool {
         self.present
@@ -222,7 +235,10 @@ impl Device {
             return;
         }
         let keeps_hold = self.had_torque && self.safe_action != SafeAction::TorqueOff;
-        let free = self.fault.is_none() && self.inhibit.is_none();
+        // What holds under an e-stop holds from the beginning: an arm must not sink because
+        // kairo-rt was started again.
+        let holds = |inhibit: Inhibit| inhibit.action == SafeAction::Hold;
+        let free = self.fault.is_none() && self.inhibit.is_none_or(holds);
         self.torque = free && (self.torque_at_start || keeps_hold);
         match (self.fault, self.inhibit) {
             (Some(fault), _) => self.enter(Phase::Safe, fault.cause, now),
@@ -315,6 +331,34 @@ impl Device {
     /// rt-safe.
     pub fn allow(&mut self) {
         self.inhibit = None;
+    }
+
+    /// The failsafe machine demands `action`: nothing is followed while it `refuses` commands.
+    /// Called every tick for as long as it does; another action than before begins anew. rt-safe.
+    pub fn restrain(&mut self, now: MonoNs, action: Action, cause: Cause, refuses: bool) {
+        let action = match action {
+            Action::Hold => SafeAction::Hold,
+            Action::RampToRest => SafeAction::Ramp,
+            Action::TorqueOff => SafeAction::TorqueOff,
+            _ => self.safe_action.because_of(cause),
+        };
+        self.inhibit = refuses.then_some(Inhibit { cause, action });
+        if self.phase == Phase::Following && !refuses {
+            return;
+        }
+        if self.phase == Phase::Safe && self.cause == cause && self.sequence.action() != action {
+            self.sequence = SafeSequence::begin(action, now);
+        }
+        self.take_action(now, cause, action);
+    }
+
+    /// The failsafe machine demands nothing any more. Nothing moves by that, and what was let go
+    /// is not taken hold of. rt-safe.
+    pub fn release(&mut self, now: MonoNs) {
+        self.inhibit = None;
+        if self.phase == Phase::Safe && self.fault.is_none() {
+            self.stand(now);
+        }
     }
 
     fn take_action(&mut self, now: MonoNs, cause: Cause, action: SafeAction) {

@@ -10,6 +10,7 @@
 //!
 //! Counters and histograms are neither inputs nor outputs: no tick reads them.
 
+use kairo_failsafe::{CauseSet, Flags, Taker};
 use kairo_link::MonoNs;
 use kairo_link::abi::{
     COMMAND_SLOTS, Cause, Command, DeviceState, JointState, MAX_JOINTS, REPLY_SLOTS, Reply,
@@ -47,6 +48,8 @@ pub mod tag {
     pub const BLOCK_FAULT: u16 = 8;
     /// Input: where a block wants a joint; the index is the wire's, in the order of the file.
     pub const DRIVEN: u16 = 9;
+    /// Input: what the whole robot's e-stops and operators say.
+    pub const SAFETY: u16 = 10;
     /// Output: goals for a device.
     pub const GOALS: u16 = 32;
     /// Output: an answer to a command, or a notice.
@@ -170,6 +173,54 @@ pub fn unconnected(epoch: u64) -> LeaseChannel {
         replies: ring::Producer::new(replies, REPLY_SLOTS),
     }
 }
+
+/// What the whole robot's e-stops and operators say in a tick.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RobotFlags {
+    conditions: u64,
+    reset: bool,
+    operator_takes_over: bool,
+    defer: bool,
+}
+
+impl From<Flags> for RobotFlags {
+    fn from(flags: Flags) -> Self {
+        // Every field is named: one added later is recorded, or left out knowingly.
+        let Flags {
+            conditions,
+            // Of a device.
+            mode_changed: _,
+            reset,
+            takeover,
+            defer,
+        } = flags;
+        Self {
+            conditions: u64::from(conditions.bits()),
+            reset,
+            operator_takes_over: takeover == Some(Taker::Operator),
+            defer,
+        }
+    }
+}
+
+impl From<RobotFlags> for Flags {
+    fn from(taken: RobotFlags) -> Self {
+        Self {
+            conditions: CauseSet::from_bits((taken.conditions & 0xffff) as u16),
+            mode_changed: false,
+            reset: taken.reset,
+            takeover: taken.operator_takes_over.then_some(Taker::Operator),
+            defer: taken.defer,
+        }
+    }
+}
+
+recorded!(RobotFlags {
+    conditions: u64,
+    reset: bool,
+    operator_takes_over: bool,
+    defer: bool,
+} fixed {});
 
 /// What is published of a device, but for what its feedback says already.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -320,6 +371,7 @@ pub fn entries() -> Vec<EntryHeader> {
         describe::<bool>(tag::REPLY_CORRUPT, "reply_corrupt", "device"),
         describe::<u64>(tag::BLOCK_FAULT, "block_fault", "loop"),
         describe::<f64>(tag::DRIVEN, "driven", "wire"),
+        describe::<RobotFlags>(tag::SAFETY, "safety", "loop"),
         describe::<Goals>(tag::GOALS, "goals", "device"),
         describe::<Reply>(tag::REPLY, "reply", "device"),
         describe::<Outcome>(tag::OUTCOME, "outcome", "device"),
@@ -367,6 +419,7 @@ mod tests {
         let sources = [
             include_str!("control_loop.rs"),
             include_str!("control_loop/seat.rs"),
+            include_str!("control_loop/failsafe.rs"),
             include_str!("device.rs"),
             include_str!("device/command.rs"),
             include_str!("device/moving.rs"),

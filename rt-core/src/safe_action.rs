@@ -150,6 +150,11 @@ impl SafeSequence {
         }
     }
 
+    /// The action. rt-safe.
+    pub const fn action(&self) -> SafeAction {
+        self.action
+    }
+
     /// What to do at `now`. What was let go or switched off stays so. rt-safe.
     pub fn step(&mut self, now: MonoNs, situation: Situation) -> SafeStep {
         match self.action {

@@ -4,6 +4,8 @@
 //! machine wakes anybody up is not.
 
 mod blocks;
+#[path = "daemon/estop.rs"]
+mod estop;
 #[allow(dead_code, reason = "each test program uses its part of the harness")]
 mod harness;
 
@@ -697,6 +699,7 @@ fn a_missed_period_under_the_policy_stop_ends_the_lease_and_makes_the_arm_safe()
     let config = hosted_config().replace("overrun = \"skip\"", "overrun = \"stop\"");
     let robot = Robot::start_with(&config, &[]);
     let mut plane = robot.connect();
+    robot.clear_estop();
     // Not `connect_ready`: where the machine stalls just now, the arm is safe before it was seen
     // to hold.
     eventually("the arm is there", || {

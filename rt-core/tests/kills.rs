@@ -26,7 +26,8 @@ use kairo_link::abi::{COMMAND_SLOTS, Cause, Command, DeviceState, MAX_JOINTS, RE
 use kairo_link::control::{ControlSocket, DeviceDescription, Notice, Request, Welcome};
 use kairo_link::segment::{Kind, PeerAccess, Segment, VERSION};
 use kairo_link::{latest, ring};
-use kairo_rt::link_server::{DeviceRoute, EpochCounter, LinkServer, Listener, LoopPort};
+use kairo_rt::link_server::{DeviceRoute, EpochCounter, LinkServer, Listener, LoopPort, Safety};
+use kairo_rt::operator::Desk;
 use kairo_rt::order::{EVENTS_MAX, Event, LeaseChannel, ORDERS_MAX, Order};
 use kairo_rt::shared::Shared;
 use kairo_rt::wake::Wake;
@@ -194,7 +195,16 @@ fn run_real_time(directory: &Path, board: Board) {
     };
     std::thread::spawn(move || control_loop.run());
     let own = nix::unistd::geteuid().as_raw();
+    let shared = Arc::new(Shared::default());
+    // No device has a failsafe machine here, so none is stopped.
+    let desk = Arc::new(Desk {
+        shared: Arc::clone(&shared),
+        devices: Vec::new(),
+        inputs: Vec::new(),
+        loops: 1,
+    });
     let server = LinkServer {
+        safety: Safety::new(desk, false),
         listener: Listener::bind(&directory.join("rt.sock"), own).unwrap(),
         welcome: Welcome {
             version: VERSION,
@@ -212,7 +222,7 @@ fn run_real_time(directory: &Path, board: Board) {
         loops: vec![LoopPort::new(orders, events)],
         epochs: EpochCounter::since_boot(),
         bell,
-        shared: Arc::new(Shared::default()),
+        shared,
         connection: None,
         pending: Vec::new(),
         retired: Vec::new(),

@@ -256,6 +256,24 @@ pub struct EventOptions {
 pub enum FailsafeCommand {
     /// Lists the causes with their actions, clear conditions and takeover rules.
     List(FailsafeListOptions),
+    /// Raises a cause from outside: low_battery or operator_request. As root, on the robot.
+    Raise {
+        /// The cause.
+        cause: String,
+    },
+    /// Lowers what was raised. As root, on the robot.
+    Lower {
+        /// The cause.
+        cause: String,
+    },
+    /// Takes over from the causes an operator may take over from. As root, on the robot.
+    TakeOver,
+    /// Defers what is deferrable, until `--end` or its time is over. As root, on the robot.
+    Defer {
+        /// End the deferral.
+        #[arg(long)]
+        end: bool,
+    },
     /// Runs the failsafe machine over a timeline and shows what it decides, and why.
     ///
     /// Without --at, moments are read from standard input, one a line.
@@ -326,6 +344,14 @@ pub enum RtCommand {
     Status,
     /// Shows a latency histogram.
     Histogram(HistogramOptions),
+    /// Stops every device, now. Works without kairod; on the robot itself, as root.
+    Estop,
+    /// Clears the e-stop that the robot starts with, or that somebody asked for.
+    ///
+    /// On the robot itself, as root or kairo-rt's user. Every input must be good.
+    ClearEstop,
+    /// Shows the e-stop and what every failsafe machine decided, without kairod.
+    Safety,
     /// Counts from now on, for every client; the real-time plane is only read.
     Reset,
 }

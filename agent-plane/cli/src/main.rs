@@ -16,6 +16,7 @@ mod failsafe;
 mod failure;
 mod latency;
 mod latency_window;
+mod operator;
 mod plot;
 mod record;
 mod rt;
@@ -24,6 +25,7 @@ mod status;
 mod terminal;
 
 use clap::Parser;
+use kairo_link::operator::OperatorRequest;
 use kairo_wire::Client;
 use kairo_wire::endpoint::Endpoint;
 
@@ -49,21 +51,8 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
-    if let Command::Record { command } = &arguments.command {
-        return match command {
-            RecordCommand::List { directory } => record::list(terminal, directory),
-            RecordCommand::Info { file } => record::info(terminal, file),
-            RecordCommand::Export(options) => record::export(terminal, options),
-        };
-    }
-    if let Command::Replay(options) = &arguments.command {
-        return record::replay(terminal, options);
-    }
-    if let Command::Failsafe { command } = &arguments.command {
-        return match command {
-            FailsafeCommand::List(options) => failsafe::list(terminal, options),
-            FailsafeCommand::Simulate(options) => failsafe::simulate(terminal, options),
-        };
+    if let Some(done) = without_kernel(arguments, terminal) {
+        return done;
     }
     match &arguments.command {
         Command::Doctor(options) => return doctor::rt(arguments, terminal, options),
@@ -77,6 +66,12 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
         Some(text) => Endpoint::parse(text).map_err(kairo_wire::ClientError::from)?,
         None => Endpoint::from_environment().map_err(kairo_wire::ClientError::from)?,
     };
+    if let Command::Rt {
+        command: RtCommand::Estop,
+    } = &arguments.command
+    {
+        return operator::estop(terminal, &endpoint, arguments.timeout);
+    }
     let mut client = Client::connect_to(&endpoint)?;
     let mut session = call::Session::new(&mut client, arguments.timeout);
     match &arguments.command {
@@ -105,6 +100,39 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
             RtCommand::Status => rt::status(&mut session, terminal),
             RtCommand::Histogram(options) => rt::histogram(&mut session, terminal, options),
             RtCommand::Reset => rt::reset(&mut session, terminal),
+            // As above.
+            RtCommand::Estop | RtCommand::ClearEstop | RtCommand::Safety => Ok(()),
         },
+    }
+}
+
+/// What goes past kairod, or needs nobody at all; none for everything else.
+fn without_kernel(arguments: &Arguments, terminal: &Terminal) -> Option<Result<(), Failure>> {
+    let ask = |request| Some(operator::tell(terminal, &request, arguments.timeout));
+    match &arguments.command {
+        Command::Rt { command } => match command {
+            RtCommand::ClearEstop => ask(OperatorRequest::ClearEstop),
+            RtCommand::Safety => ask(OperatorRequest::Status),
+            _ => None,
+        },
+        Command::Record { command } => Some(match command {
+            RecordCommand::List { directory } => record::list(terminal, directory),
+            RecordCommand::Info { file } => record::info(terminal, file),
+            RecordCommand::Export(options) => record::export(terminal, options),
+        }),
+        Command::Replay(options) => Some(record::replay(terminal, options)),
+        Command::Failsafe { command } => match command {
+            FailsafeCommand::List(options) => Some(failsafe::list(terminal, options)),
+            FailsafeCommand::Simulate(options) => Some(failsafe::simulate(terminal, options)),
+            FailsafeCommand::Raise { cause } => ask(OperatorRequest::Raise {
+                cause: cause.clone(),
+            }),
+            FailsafeCommand::Lower { cause } => ask(OperatorRequest::Lower {
+                cause: cause.clone(),
+            }),
+            FailsafeCommand::TakeOver => ask(OperatorRequest::TakeOver),
+            FailsafeCommand::Defer { end } => ask(OperatorRequest::Defer { on: !end }),
+        },
+        _ => None,
     }
 }

@@ -3,6 +3,7 @@
 use kairo_link::abi::{DeviceState, MAX_JOINTS, Phase, Reply};
 use kairo_link::control::DeviceDescription;
 use kairo_link::latest;
+use kairo_link::operator::DeviceFailsafe;
 use kairo_link::ring::PushError;
 use tokio::sync::oneshot;
 
@@ -37,6 +38,8 @@ pub struct Device {
     pub path: String,
     /// What kairo-rt last said of its loss, for error messages.
     pub trouble: String,
+    /// What its failsafe machine decided last.
+    pub failsafe: DeviceFailsafe,
     /// Who commands it.
     pub standing: Standing,
     /// None while kairo-rt is away.
@@ -58,6 +61,7 @@ impl Device {
             description,
             path,
             trouble: String::new(),
+            failsafe: DeviceFailsafe::default(),
             standing: Standing::Free,
             states: Some(states),
             rings: Some(rings),

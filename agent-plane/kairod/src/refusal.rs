@@ -36,6 +36,15 @@ pub fn rt_away() -> ErrorInfo {
         .retry(Some(500))
 }
 
+/// An e-stop was not cleared.
+pub fn not_cleared(code: &str, reason: &str) -> ErrorInfo {
+    let known = match code {
+        "not_allowed" => ErrorCode::PermissionDenied,
+        _ => ErrorCode::Conflict,
+    };
+    ErrorInfo::new(known, reason).reason(code)
+}
+
 /// The device's bus is lost.
 pub fn bus_lost(device: &str, detail: &str) -> ErrorInfo {
     let text = format!(

@@ -4,7 +4,7 @@
 
 mod support;
 
-use kairo_wire::{ErrorCode, Meta};
+use kairo_wire::{ErrorCode, Incoming, Meta};
 use serde_json::json;
 use support::{Order, PATIENCE, System, call, claim, eventually, send};
 
@@ -356,4 +356,28 @@ fn without_a_real_time_plane_everything_else_answers() {
     assert!(refused.retryable);
     let refused = call(&mut client, "rt.reset", json!({})).unwrap_err();
     assert_eq!(refused.reason_name(), "rt_away");
+}
+
+#[test]
+fn an_estop_reaches_the_real_time_plane_is_shown_and_refuses_claims() {
+    let system = System::start();
+    let mut client = system.client();
+    let pattern = json!({"topics": ["kairo.rt.failsafe"]});
+    call(&mut client, "event.subscribe", pattern).unwrap();
+    let stopped = call(&mut client, "rt.estop", json!({})).unwrap();
+    assert_eq!(stopped, json!({"estop": true}));
+    let event = match client.next_incoming(PATIENCE).unwrap() {
+        Some(Incoming::Event(event)) => event,
+        other => panic!("expected an event, got {other:?}"),
+    };
+    assert_eq!(event.topic, "kairo.system.rt.failsafe");
+    let status = call(&mut client, "rt.status", json!({})).unwrap();
+    assert_eq!(status["estop"], true);
+    assert_eq!(status["devices"][0]["failsafe"]["live"], json!(["estop"]));
+    let refused = call(&mut client, "device.claim", json!({"device": "arm"})).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Conflict);
+    assert_eq!(refused.reason_name(), "estopped");
+    let cleared = call(&mut client, "rt.clear_estop", json!({})).unwrap();
+    assert_eq!(cleared, json!({"estop": false}));
+    claim(&mut client);
 }

@@ -159,6 +159,8 @@ wire_enum! {
         TorqueLost = 13 "torque_lost",
         /// The emergency stop is in force.
         EmergencyStop = 14 "emergency_stop",
+        /// The failsafe machine decided so.
+        Failsafe = 15 "failsafe",
         /// A control block of its loop failed; `rt.status` names it.
         BlockFault = 20 "block_fault",
     }

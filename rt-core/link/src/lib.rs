@@ -28,6 +28,7 @@ pub mod histogram;
 pub mod latest;
 pub mod mono;
 pub mod offer;
+pub mod operator;
 pub mod pod;
 pub mod ring;
 pub mod segment;

@@ -25,6 +25,7 @@ use kairo_link::abi::{
     COMMAND_SLOTS, Cause, Command, DeviceState, Mode, Phase, REPLY_SLOTS, Reply, Verdict,
 };
 use kairo_link::control::{ControlSocket, Notice, Request, Welcome};
+use kairo_link::operator::{OperatorReply, OperatorRequest, SOCKET_NAME};
 use kairo_link::segment::{Kind, PeerAccess, Segment, VERSION};
 use kairo_link::stats::{PAYLOAD_WORDS, Stats};
 use kairo_link::{MonoNs, latest, ring};
@@ -221,12 +222,28 @@ impl Robot {
         })
     }
 
-    /// Connects, and waits until the arm is there.
+    /// Asks the operator socket.
+    pub fn operator(&self, request: &OperatorRequest) -> Option<OperatorReply> {
+        let socket = ControlSocket::connect(&self.directory.join(SOCKET_NAME)).ok()?;
+        socket.send(request, &[]).ok()?;
+        socket.receive().ok().map(|(reply, _)| reply)
+    }
+
+    /// Clears the e-stop that the daemon starts with, as an operator does.
+    pub fn clear_estop(&self) {
+        eventually("the e-stop is cleared", || {
+            let reply = self.operator(&OperatorRequest::ClearEstop)?;
+            reply.done.then_some(())
+        });
+    }
+
+    /// Connects, clears the e-stop, and waits until the arm is there.
     pub fn connect_ready(&self) -> AgentPlane {
         let mut plane = self.connect();
-        eventually("the arm is there", || {
-            let phase = plane.state().phase;
-            (phase == Phase::Holding as u32 || phase == Phase::Idle as u32).then_some(())
+        self.clear_estop();
+        eventually("the arm is there and nothing is wrong", || {
+            let phase = Phase::from_u32(plane.state().phase);
+            matches!(phase, Some(Phase::Holding | Phase::Idle)).then_some(())
         });
         plane
     }
@@ -443,6 +460,33 @@ impl AgentPlane {
     pub fn open_lease(&mut self) -> Lease {
         self.try_open_lease()
             .unwrap_or_else(|refusal| panic!("{refusal:?}"))
+    }
+
+    /// Asks for an e-stop, or for its end, as kairod does, and returns the answer's code; empty
+    /// when it was done.
+    pub fn ask_stop(&mut self, clear: bool) -> String {
+        self.requests += 1;
+        let mine = self.requests;
+        let request = match clear {
+            true => Request::ClearEstop { request: mine },
+            false => Request::Estop { request: mine },
+        };
+        self.socket.send(&request, &[]).unwrap();
+        self.wait_for_notice("answers a stop", |notice| match notice {
+            Notice::EstopAnswered { request, code, .. } if *request == mine => Some(code.clone()),
+            _ => None,
+        })
+    }
+
+    /// Waits until the failsafe machine of the arm has decided this action because of this cause.
+    pub fn wait_for_failsafe(&mut self, action: &str, cause: &str) {
+        let decided = |notice: &Notice| match notice {
+            Notice::FailsafeChanged { failsafe, .. } => {
+                (failsafe.action == action && failsafe.cause == cause).then_some(())
+            }
+            _ => None,
+        };
+        self.wait_for_notice(&format!("the failsafe is {action} by {cause}"), decided);
     }
 
     /// Gives a lease up.

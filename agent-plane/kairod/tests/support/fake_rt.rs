@@ -20,6 +20,7 @@ use kairo_link::control::{
     LoopDescription, Notice, Request, Welcome,
 };
 use kairo_link::offer::Offer;
+use kairo_link::operator::DeviceFailsafe;
 use kairo_link::ring::{self, Consumer, Producer};
 use kairo_link::segment::{Kind, PeerAccess, Segment};
 use kairo_link::stats::{PAYLOAD_WORDS, Stats, add};
@@ -146,6 +147,7 @@ struct Plane {
     present: bool,
     mute: bool,
     ignore_claims: bool,
+    estopped: bool,
 }
 
 impl Plane {
@@ -179,6 +181,7 @@ impl Plane {
             present: true,
             mute: false,
             ignore_claims: false,
+            estopped: false,
         }
     }
 
@@ -301,6 +304,8 @@ impl Plane {
             let _ = self.told.send(request.clone());
             match request {
                 Request::Hello { .. } | Request::Mapped => return false,
+                Request::Estop { request } => self.estop(socket, request, true),
+                Request::ClearEstop { request } => self.estop(socket, request, false),
                 Request::OpenLease { .. } if self.ignore_claims => {}
                 Request::OpenLease { request, device } => {
                     self.open_lease(socket, request, device);
@@ -324,10 +329,40 @@ impl Plane {
         }
     }
 
+    /// Latches or clears, and says so in the order that kairo-rt does.
+    fn estop(&mut self, socket: &ControlSocket, request: u64, latched: bool) {
+        self.estopped = latched;
+        let (code, reason) = (String::new(), String::new());
+        let answered = Notice::EstopAnswered {
+            request,
+            done: true,
+            code,
+            reason,
+        };
+        let _ = socket.send(&answered, &[]);
+        let names = |yes, no| if latched { yes } else { no };
+        let failsafe = DeviceFailsafe {
+            device: "arm".into(),
+            action: String::from(names("safe-action", "none")),
+            cause: String::from(names("estop", "none")),
+            live: if latched {
+                vec!["estop".into()]
+            } else {
+                Vec::new()
+            },
+        };
+        let changed = Notice::FailsafeChanged {
+            device: 0,
+            failsafe,
+        };
+        let _ = socket.send(&changed, &[]);
+    }
+
     fn open_lease(&mut self, socket: &ControlSocket, request: u64, device: u32) {
         let refusal = match () {
             () if device != 0 => Some("no_such_device"),
             () if !self.present => Some("bus_lost"),
+            () if self.estopped => Some("estopped"),
             () if self.lease.is_some() => Some("busy"),
             () => None,
         };
