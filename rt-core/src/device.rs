@@ -312,7 +312,14 @@ impl Device {
     /// No command is in force any more, and the declared safe action begins. Asked for again for
     /// the same cause, it goes on. rt-safe.
     pub fn take_safe_action(&mut self, now: MonoNs, cause: Cause) {
-        self.take_action(now, cause, self.safe_action.because_of(cause));
+        // What inhibits, and then a latched fault, have the say: an end of the lease meanwhile must
+        // not set off a milder action, or a ramp through what is in the way.
+        let (cause, action) = match (self.inhibit, self.fault) {
+            (Some(inhibit), _) => (inhibit.cause, inhibit.action),
+            (None, Some(fault)) => (fault.cause, self.safe_action.because_of(fault.cause)),
+            (None, None) => (cause, self.safe_action.because_of(cause)),
+        };
+        self.take_action(now, cause, action);
     }
 
     /// Forbids motion until [`Device::allow`]: commands are refused, and `action`, or without one
@@ -363,7 +370,8 @@ impl Device {
 
     fn take_action(&mut self, now: MonoNs, cause: Cause, action: SafeAction) {
         self.in_force = None;
-        let goes_on = self.phase == Phase::Safe && self.cause == cause;
+        let is_same = self.cause == cause && self.sequence.action() == action;
+        let goes_on = self.phase == Phase::Safe && is_same;
         let limp = self.phase == Phase::Idle && self.fault.is_none() && self.inhibit.is_none();
         if matches!(self.phase, Phase::Disarmed | Phase::Lost) || goes_on || limp {
             return;

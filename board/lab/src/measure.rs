@@ -3,6 +3,7 @@
 //! A window of kairo-rt begins when it is armed and ends when it is asked for its account, so its
 //! maximum is exact and covers the plane's own start as well.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -19,8 +20,6 @@ use crate::session::Session;
 
 /// From the load's start to the first window, and after each kill to the next.
 const SETTLE: Duration = Duration::from_millis(200);
-/// Kills of one `kairod-kill` window.
-const KILLS: usize = 10;
 /// How long kairo-init may take to bring kairod back; its longest back-off is 10 s.
 const KAIROD_BACK: Duration = Duration::from_secs(40);
 
@@ -48,6 +47,9 @@ pub struct Plan {
     /// Core.
     #[arg(long, default_value_t = 0)]
     core: usize,
+    /// Kills of one `kairod-kill` window.
+    #[arg(long, default_value_t = 10)]
+    kills: usize,
     /// Lets cyclictest count whole µs instead of ns.
     #[arg(long)]
     microseconds: bool,
@@ -80,42 +82,80 @@ pub fn run(plan: &Plan) -> anyhow::Result<Value> {
         false => Resolution::Nanoseconds,
     };
     let duration = Duration::from_secs(plan.seconds);
+    let side = Side {
+        plan,
+        timing,
+        duration,
+        resolution,
+        config: &config,
+    };
     let mut rounds = Vec::new();
-    for _ in 0..plan.rounds {
-        let session = match plan.load {
-            Load::Idle | Load::KairodKill => None,
-            load => Some(Session::start(load)?),
-        };
-        std::thread::sleep(SETTLE);
-        let plane = Plane::start(plan.robot, &config)?;
-        let kills = match plan.load {
-            Load::KairodKill => kill_kairod(&plane)?,
-            _ => {
-                std::thread::sleep(duration);
-                Value::Null
-            }
-        };
-        let ours = plane.account();
-        plane.stop()?;
-        let theirs = match plan.robot {
-            Robot::Bare => {
-                let window = reference::measure(timing, duration, resolution)?;
-                let lateness = distribution(&window.lateness);
-                json!({"cycles": window.cycles, "lateness": lateness})
-            }
-            Robot::Arm => Value::Null,
-        };
-        let work = session.as_ref().map(Session::work);
-        if let Some(session) = session {
-            session.end()?;
-        }
-        rounds.push(json!({"ours": ours, "theirs": theirs, "work": work, "kills": kills}));
+    for round in 0..plan.rounds {
+        rounds.push(side.round(round.is_multiple_of(2))?);
     }
     Ok(json!({
         "load": plan.load.name(),
         "arguments": reference::arguments(timing, duration, resolution),
         "rounds": rounds,
     }))
+}
+
+/// What the windows of a run have in common.
+struct Side<'p> {
+    plan: &'p Plan,
+    timing: Timing,
+    duration: Duration,
+    resolution: Resolution,
+    config: &'p Path,
+}
+
+impl Side<'_> {
+    /// A window of each under one instance of the load. Who goes first alternates, so that a load
+    /// that changes while it runs favours nobody.
+    fn round(&self, ours_first: bool) -> anyhow::Result<Value> {
+        let session = match self.plan.load {
+            Load::Idle | Load::KairodKill => None,
+            load => Some(Session::start(load)?),
+        };
+        std::thread::sleep(SETTLE);
+        let (ours, theirs) = if ours_first {
+            let ours = self.ours()?;
+            (ours, self.theirs()?)
+        } else {
+            let theirs = self.theirs()?;
+            (self.ours()?, theirs)
+        };
+        let work = session.as_ref().map(Session::work);
+        if let Some(session) = session {
+            session.end()?;
+        }
+        Ok(json!({"ours": ours, "theirs": theirs, "work": work}))
+    }
+
+    fn ours(&self) -> anyhow::Result<Value> {
+        let plane = Plane::start(self.plan.robot, self.config)?;
+        let kills = match self.plan.load {
+            Load::KairodKill => kill_kairod(&plane, self.plan.kills)?,
+            _ => {
+                std::thread::sleep(self.duration);
+                Value::Null
+            }
+        };
+        let mut account = plane.account();
+        account["kills"] = kills;
+        plane.stop()?;
+        Ok(account)
+    }
+
+    /// Null for the arm, which cyclictest has nothing to be compared with.
+    fn theirs(&self) -> anyhow::Result<Value> {
+        if self.plan.robot == Robot::Arm {
+            return Ok(Value::Null);
+        }
+        let window = reference::measure(self.timing, self.duration, self.resolution)?;
+        let lateness = distribution(&window.lateness);
+        Ok(json!({"cycles": window.cycles, "lateness": lateness}))
+    }
 }
 
 /// A distribution for the report: exact maximum, and the filled buckets by their upper edges.
@@ -129,9 +169,9 @@ pub fn distribution(snapshot: &Snapshot) -> Value {
 
 /// Kills kairod as a crash would, again and again, each time when kairo-init has brought it back;
 /// says how many periods were skipped around each kill.
-fn kill_kairod(plane: &Plane) -> anyhow::Result<Value> {
+fn kill_kairod(plane: &Plane, kills: usize) -> anyhow::Result<Value> {
     let mut skipped = Vec::new();
-    for _ in 0..KILLS {
+    for _ in 0..kills {
         let before = plane.skipped();
         let pid = wait_for_kairod(None)?;
         std::thread::sleep(SETTLE);

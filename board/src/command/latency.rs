@@ -28,6 +28,9 @@ pub struct Arguments {
     #[arg(long, default_value_t = 1000,
           value_parser = clap::value_parser!(u64).range(500..=100_000))]
     period_us: u64,
+    /// Kills of kairod in one window of `kairod-kill`.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10))]
+    kills: u64,
     /// Leaves the arm loop out.
     #[arg(long)]
     bare: bool,
@@ -69,6 +72,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         seconds: arguments.seconds,
         rounds: usize::try_from(arguments.rounds)?,
         period_us: arguments.period_us,
+        kills: usize::try_from(arguments.kills)?,
         arm: !arguments.bare,
         plots: arguments.svg.clone(),
     };

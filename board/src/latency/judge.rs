@@ -21,7 +21,13 @@ pub fn marks(mode: Mode, bare: &[Account], arm: &[Account]) -> Vec<Mark> {
             let moved_us = account.ours.max_us() - idle.ours.max_us();
             let bound = judged(mode, Bound::AtMost(MARGIN_US));
             let name = format!("{}: max, moved from idle", account.load);
-            marks.push(Mark::new(name, moved_us.abs(), mode.unit(), None, bound));
+            let theirs = account.theirs.as_ref().zip(idle.theirs.as_ref());
+            // What the kernel alone makes of the load, beside the bound: it excuses nothing.
+            let control = theirs.map(|(loaded, idle)| {
+                Control::new("cyclictest", (loaded.max_us() - idle.max_us()).abs())
+            });
+            let moved_us = moved_us.abs();
+            marks.push(Mark::new(name, moved_us, mode.unit(), control, bound));
         }
         purity(mode, "", account, &mut marks);
     }

@@ -89,6 +89,8 @@ pub struct Options {
     pub rounds: usize,
     /// Period of the bare loop and of cyclictest.
     pub period_us: u64,
+    /// Kills of one `kairod-kill` window.
+    pub kills: usize,
     /// Whether the arm loop is measured too, for information.
     pub arm: bool,
     /// Where plots go.

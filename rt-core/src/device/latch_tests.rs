@@ -225,3 +225,41 @@ fn a_velocity_is_reached_kept_and_given_up_at_the_limit_or_when_it_expires() {
     bench.run_ticks(80);
     assert!(!bench.device.is_moving());
 }
+
+#[test]
+fn what_inhibits_can_become_more_drastic_and_no_end_of_a_lease_makes_it_milder() {
+    let mut bench = Bench::leased(SafeAction::Hold);
+    bench.send(1, [-0.9, 0.9]);
+    bench.run_ticks(20);
+    let now = bench.tick.time;
+    let hold = Some(SafeAction::Hold);
+    bench.device.inhibit(now, Cause::EmergencyStop, hold);
+    bench.run_ticks(80);
+    assert_eq!(bench.device.goals().torque, 1);
+    let now = bench.tick.time;
+    let let_go = Some(SafeAction::TorqueOff);
+    bench.device.inhibit(now, Cause::EmergencyStop, let_go);
+    bench.device.end_lease(now, Cause::Released);
+    assert_eq!(bench.standing(), (Phase::Safe, Cause::EmergencyStop));
+    bench.run_ticks(2);
+    assert_eq!(bench.device.goals().torque, 0);
+}
+
+#[test]
+fn a_claim_given_back_does_not_ramp_a_faulted_arm() {
+    let mut bench = Bench::leased(SafeAction::Ramp);
+    let mut sequence = 0;
+    while bench.device.fault().is_none() {
+        sequence += 1;
+        bench.send(sequence, [-0.9, 0.9]);
+        run_jammed(&mut bench, 1);
+        assert!(sequence < 300, "never tripped");
+    }
+    run_jammed(&mut bench, 80);
+    let held = bench.setpoints();
+    bench.device.open_lease(8);
+    bench.device.end_lease(bench.tick.time, Cause::Released);
+    run_jammed(&mut bench, 20);
+    assert_eq!(bench.setpoints(), held);
+    assert_eq!(bench.standing(), (Phase::Safe, Cause::FollowingError));
+}
