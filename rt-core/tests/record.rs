@@ -18,6 +18,7 @@ use std::sync::atomic::Ordering;
 
 use harness::{Pose, Robot, eventually, has_arrived, hosted_config};
 use kairo_link::abi::{Cause, Phase, Reply, Verdict};
+use kairo_link::operator::OperatorRequest;
 use kairo_record::file::{FileReader, Frame, Kind, encode_frame, encode_header};
 use kairo_record::state::{Source, State};
 use kairo_record::tap::entries;
@@ -126,6 +127,14 @@ fn eventful_session(robot: &mut Robot) {
         has_arrived(state, &HOME, NEAR_RAD)
     });
     plane.close_lease(&lease, true);
+    // An e-stop in motion, and its clear.
+    let mut lease = plane.open_lease();
+    plane.stream(&mut lease, FAR, |state| state.moving == 1);
+    let stopped = robot.operator(&OperatorRequest::Estop);
+    assert!(stopped.expect("it answers").done);
+    assert_eq!(plane.wait_for_lease_end(lease.epoch), "emergency_stop");
+    robot.clear_estop();
+    plane.wait_for_phase(Phase::Holding);
     // A holder in motion when the daemon is asked to end.
     let mut lease = plane.open_lease();
     lease.send(FAR, 1000);
@@ -152,6 +161,7 @@ fn a_session_with_everything_in_it_replays_bit_for_bit() {
         Cause::CommandExpired,
         Cause::BusLost,
         Cause::HolderGone,
+        Cause::EmergencyStop,
         Cause::ShuttingDown,
     ] {
         assert!(cause(wanted), "{wanted}");
