@@ -3,15 +3,13 @@
 //!
 //! rt-safe for the loops: every tick reads a handful of words. Writers are the operator socket
 //! ([`crate::operator`]), the link server (which can ask for an e-stop, and for a clear only where
-//! the robot allows it), and the thread that serves GPIO lines ([`lines`]). There is no latch here:
-//! every device's failsafe machine latches for itself, from flags that all of them see, so no
-//! writer can undo a stop by writing a word.
+//! the robot allows it), and whoever looks at lines ([`Estop::saw`]; no GPIO driver does yet).
+//! There is no latch here: every device's failsafe machine latches for itself, from flags that all
+//! of them see, so no writer can undo a stop by writing a word.
 //!
 //! A request is a counter that grows: a loop that sees it grown since its last tick has one
 //! request, and none is seen twice. Only a loop that has taken a request in says so
 //! ([`Estop::taken_in`]), which is how a writer learns what became of it.
-
-pub mod lines;
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
