@@ -4,7 +4,8 @@
 //! whole system: hosted and in QEMU. Stops at the first part that fails, because what follows
 //! builds on it. The tests' own output is shown as it comes.
 
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -35,7 +36,7 @@ struct Part {
 }
 
 /// The parts, in order.
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 8] = [
     Part {
         name: "format",
         extent: Extent::Quick,
@@ -73,6 +74,20 @@ const PARTS: [Part; 6] = [
             ];
             cargo(paths, &[&all[..], &["--exclude", SYSTEM_TESTS]].concat())
         },
+    },
+    Part {
+        name: "models",
+        extent: Extent::Quick,
+        run: |paths| {
+            let model = ["--features", "model", "--test", "model"];
+            let test = ["test", "-p", "kairo-link", "--locked", "--quiet"];
+            cargo(paths, &[&test[..], &model[..]].concat())
+        },
+    },
+    Part {
+        name: "miri",
+        extent: Extent::Quick,
+        run: miri,
     },
     Part {
         name: "kernel",
@@ -132,6 +147,51 @@ fn cargo(paths: &Paths, arguments: &[&str]) -> anyhow::Result<()> {
         "`cargo {}` ended with {status}",
         arguments.join(" ")
     );
+    Ok(())
+}
+
+/// The shared-memory crate under Miri, which sees undefined behaviour and data races. Miri comes
+/// with nightly toolchains only, so a machine without it leaves the part out and says so.
+fn miri(paths: &Paths) -> anyhow::Result<()> {
+    let miri = || {
+        let mut cargo = Command::new("cargo");
+        // Cargo sets these for its own toolchain; the nightly one must find its own.
+        for variable in ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN"] {
+            cargo.env_remove(variable);
+        }
+        cargo
+            .args(["+nightly", "miri"])
+            .current_dir(paths.workspace());
+        cargo
+    };
+    let quiet = |command: &mut Command| {
+        let output = command.stderr(Stdio::null()).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        output.status.success().then_some(text)
+    };
+    // Without the library's source, Miri would stop and ask whether to fetch it.
+    let sysroot = quiet(Command::new("rustc").args(["+nightly", "--print", "sysroot"]));
+    let source = sysroot.map(|root| Path::new(&root).join("lib/rustlib/src/rust/library"));
+    if quiet(miri().arg("--version")).is_none() || !source.is_some_and(|path| path.exists()) {
+        println!("skipped: `rustup +nightly component add miri rust-src` brings it");
+        return Ok(());
+    }
+    let target = paths.workspace().join("target/miri");
+    let status = miri()
+        .args([
+            "test",
+            "-p",
+            "kairo-link",
+            "--lib",
+            "--quiet",
+            "--target-dir",
+        ])
+        .arg(target)
+        .args(["--", "ring::", "latest::", "histogram::", "abi::"])
+        .env("MIRIFLAGS", "-Zmiri-disable-isolation")
+        .status()
+        .context("cannot start cargo")?;
+    ensure!(status.success(), "Miri ended with {status}");
     Ok(())
 }
 

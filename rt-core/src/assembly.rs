@@ -16,7 +16,7 @@ use crate::bringup::thread::ThreadPlan;
 use crate::bus_loop::{BusLoop, BusParts, BusSeat};
 use crate::bus_supervisor::{BusSupervisor, PortPath, ServoPlan};
 use crate::config::{DeviceConfig, OverrunPolicy, RobotConfig};
-use crate::control_loop::{ControlLoop, LoopParts};
+use crate::control_loop::{ControlLoop, Guard, LoopParts, SeatParts};
 use crate::device::Device;
 use crate::exchange::{LoopSide, pair};
 use crate::link_server::{DeviceRoute, LoopPort};
@@ -45,6 +45,16 @@ pub struct Assembly {
     pub routes: Vec<DeviceRoute>,
     /// Where each bus is.
     pub paths: Vec<PortPath>,
+}
+
+/// A device's part of its loop.
+fn seat(robot: &RobotConfig, number: usize, period_ns: u64, link: LoopSide) -> SeatParts {
+    SeatParts {
+        device: Device::new(&robot.devices[number], period_ns),
+        link,
+        number,
+        guard: Guard::new(&robot.failsafe),
+    }
 }
 
 /// Makes all parts of `robot`. setup-only.
@@ -81,7 +91,7 @@ pub fn assemble(
             (route.control_loop, route.seat) = (index, devices.len());
             // Every device is on exactly one bus, so its side was made above.
             if let Some(side) = loop_sides[number].take() {
-                devices.push((Device::new(device, period_ns), side));
+                devices.push(seat(robot, number, period_ns, side));
             }
         }
         let (orders, orders_end) = rtrb::RingBuffer::new(ORDERS_MAX);
@@ -252,6 +262,7 @@ fn describe_device(robot: &RobotConfig, device: &DeviceConfig) -> DeviceDescript
         bus: robot.buses[device.bus].name.clone(),
         control_loop: robot.loops[device.control_loop].name.clone(),
         safe_action: device.safe_action.name().to_owned(),
+        torque_at_start: device.torque_at_start,
         ttl_max_ms: device.ttl_max_ms,
         joints: device
             .joints
@@ -263,6 +274,10 @@ fn describe_device(robot: &RobotConfig, device: &DeviceConfig) -> DeviceDescript
                 position_max_rad: joint.position_max_rad,
                 velocity_max_rad_s: joint.velocity_max_rad_s,
                 acceleration_max_rad_s2: joint.acceleration_max_rad_s2,
+                jerk_max_rad_s3: joint.jerk_max_rad_s3,
+                following_error_max_rad: joint.following_error_max_rad,
+                following_error_time_ms: joint.following_error_time_ms,
+                rest_position_rad: joint.rest_position_rad,
             })
             .collect(),
         present: false,

@@ -185,6 +185,8 @@ impl BusLoop {
             seat.feedback = Feedback {
                 generation: self.generation,
                 bus_up: 1,
+                torque_losses: seat.feedback.torque_losses,
+                limp_joint: seat.feedback.limp_joint,
                 ..Feedback::default()
             };
             seat.goals_sent = 0;
@@ -283,18 +285,21 @@ impl BusLoop {
     /// Whether a servo that shall be under torque is not, going by the read-backs so far.
     fn is_limp(&mut self) -> bool {
         let mut most = 0;
-        for seat in &self.parts.seats {
+        for seat in &mut self.parts.seats {
             let all = seat.first..seat.first + seat.maps.len();
             let ordered = seat.torque_sent && seat.torque_repeats == 0;
-            for (sample, reads) in self.samples[all.clone()]
-                .iter()
-                .zip(&mut self.limp_reads[all])
-            {
+            let samples = self.samples[all.clone()].iter();
+            for (joint, (sample, reads)) in samples.zip(&mut self.limp_reads[all]).enumerate() {
                 *reads = match sample.is_torque_enabled() {
                     Some(false) if ordered => reads.saturating_add(1),
                     Some(_) => 0,
                     None => *reads,
                 };
+                if *reads >= LIMP_READS && most < LIMP_READS {
+                    // Once a connection, which ends by it.
+                    seat.feedback.torque_losses += 1;
+                    seat.feedback.limp_joint = joint as u64;
+                }
                 most = most.max(*reads);
             }
         }

@@ -19,11 +19,13 @@
 //! ([`ControlLoop::replay`]).
 
 mod block_stage;
+mod failsafe;
 mod seat;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use kairo_failsafe::Flags;
 use kairo_link::MonoNs;
 use kairo_link::abi::Cause;
 use kairo_link::stats::{LoopStats, PeriodStats, Stats, add};
@@ -31,16 +33,19 @@ use kairo_record::state::{Malformed, Sink, Source, State};
 use kairo_record::tap::{self, Difference, Tap};
 
 use crate::config::{LoopBlocks, OverrunPolicy};
-use crate::device::{Device, Tick};
-use crate::exchange::LoopSide;
+use crate::device::Tick;
+use crate::estop::Reader;
 use crate::order::{Event, Order};
 use crate::periodic::{Period, Periodic};
-use crate::recording::{OrderTaken, of_loop, tag};
+use crate::recording::{OrderTaken, RobotFlags, of_loop, tag};
 use crate::shared::Shared;
 use crate::system_call_trace;
 use crate::wake::Wake;
 use block_stage::BlockStage;
 use seat::Seat;
+
+pub use failsafe::Guard;
+pub use seat::SeatParts;
 
 /// Orders taken in one tick.
 const ORDERS_PER_TICK_MAX: usize = 8;
@@ -62,6 +67,7 @@ pub struct ControlLoop {
     stats: Stats,
     shared: Arc<Shared>,
     stopping: bool,
+    reader: Reader,
     tap: Tap,
     keyframe_due: bool,
     blocks: Option<BlockStage>,
@@ -79,7 +85,7 @@ pub struct LoopParts {
     /// What it does about missed periods.
     pub overrun: OverrunPolicy,
     /// Its devices, with their ends towards the bus.
-    pub devices: Vec<(Device, LoopSide)>,
+    pub devices: Vec<SeatParts>,
     /// Orders of the link server.
     pub orders: rtrb::Consumer<Order>,
     /// Events for it.
@@ -108,8 +114,9 @@ impl ControlLoop {
             overrun: parts.overrun,
             seats: seats
                 .enumerate()
-                .map(|(index, (device, link))| Seat::new(index, device, link))
+                .map(|(index, part)| Seat::new(index, part))
                 .collect(),
+            reader: Reader::default(),
             orders: parts.orders,
             events: parts.events,
             bell: parts.bell,
@@ -134,12 +141,15 @@ impl ControlLoop {
         let tick = tick_of(period);
         let interval = (BELL_INTERVAL_NS / self.period_ns).max(1);
         let mut news = tick.number.is_multiple_of(interval);
+        for seat in &mut self.seats {
+            seat.begin(tick);
+        }
         // What the server orders: leases and state buffers, opened and closed.
         self.take_orders(tick);
         // 1. Observe.
         self.observe(tick);
         // 2. Decide: shutdown, e-stop and failsafe. What they decide outranks all that follows.
-        self.decide(tick);
+        news |= self.decide(tick);
         // 3. Commands, each judged; those in force expire.
         news |= self.take_commands(tick);
         // 4. Blocks: controllers, which may be wrong.
@@ -207,17 +217,42 @@ impl ControlLoop {
         }
     }
 
-    fn decide(&mut self, tick: Tick) {
-        if self.stopping {
-            return;
+    /// Every device's failsafe machine decides; true when any decided otherwise than before.
+    fn decide(&mut self, tick: Tick) -> bool {
+        if !self.stopping {
+            let shared = &self.shared;
+            self.stopping = self
+                .tap
+                .input(of_loop(tag::STOPPING), || shared.is_stopping());
+            if self.stopping {
+                self.make_safe(tick, Cause::ShuttingDown);
+            }
         }
-        let shared = &self.shared;
-        self.stopping = self
-            .tap
-            .input(of_loop(tag::STOPPING), || shared.is_stopping());
-        if self.stopping {
-            self.make_safe(tick, Cause::ShuttingDown);
+        let (words, reader) = (self.shared.estop(), &mut self.reader);
+        let robot = self.tap.input(of_loop(tag::SAFETY), || {
+            RobotFlags::from(reader.read(tick.time, words))
+        });
+        let mut robot = Flags::from(robot);
+        let ending = kairo_failsafe::Cause::ShuttingDown;
+        let failed = kairo_failsafe::Cause::PluginFault;
+        robot.conditions = robot.conditions.with(ending, self.stopping);
+        robot.conditions = robot.conditions.with(failed, self.block_failed);
+        let troubled = self.seats.iter().filter(|seat| seat.is_in_trouble());
+        let troubled = troubled.count();
+        let (mut news, mut healthy) = (false, true);
+        for seat in &mut self.seats {
+            let others = troubled - usize::from(seat.is_in_trouble());
+            let linked = kairo_failsafe::Cause::DeviceLink;
+            let mut flags = robot;
+            flags.conditions = flags.conditions.with(linked, others > 0);
+            news |= seat.decide(&mut self.tap, tick, flags, words);
+            healthy &= seat.is_healthy();
         }
+        self.reader.answer(words, self.index);
+        if healthy {
+            words.pump(self.index);
+        }
+        news
     }
 
     /// Ends every lease, and every device takes its declared safe action.
@@ -347,8 +382,10 @@ impl Periodic for ControlLoop {
     }
 
     fn decided(&mut self, now: MonoNs, armed: bool) {
+        let words = self.shared.estop();
+        self.reader.begin(words);
         for seat in &mut self.seats {
-            seat.decide(now, armed);
+            seat.armed(now, armed, words.latched_at_start());
         }
     }
 
@@ -367,6 +404,9 @@ impl Periodic for ControlLoop {
             add(&self.own_stats().stops, 1);
             self.tap.begin();
             let period = self.tap.input(of_loop(tag::OVERRUN), || period);
+            for seat in &mut self.seats {
+                seat.overran();
+            }
             self.make_safe(tick_of(period), Cause::LoopOverrun);
             self.tap.end();
         }

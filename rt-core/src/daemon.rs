@@ -22,6 +22,7 @@ use kairo_blocks::containment;
 use kairo_link::MonoNs;
 use kairo_link::block_fault::BlockFaultReport;
 use kairo_link::control::BringupCheck;
+use kairo_link::operator;
 use kairo_link::segment::{Kind, PeerAccess, Segment, SegmentError};
 use kairo_link::stats::{self, Stats};
 use nix::errno::Errno;
@@ -41,7 +42,8 @@ pub use crate::command::run_with;
 use crate::config::RobotConfig;
 use crate::control_loop::ControlLoop;
 use crate::journal::note;
-use crate::link_server::{EpochCounter, LinkServer, ListenError, Listener};
+use crate::link_server::{EpochCounter, LinkServer, ListenError, Listener, Safety};
+use crate::operator::{Desk, OperatorServer};
 use crate::periodic::{self, Periodic, Terms};
 use crate::recorder::{self, Recorder};
 use crate::sd_notify::Notifier;
@@ -127,7 +129,7 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     let (_holds, mut bringup, helper_mask) = prepare(robot);
     bringup.extend(block_panics(robot));
     let (stats, stats_fd) = make_stats()?;
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(Shared::new(&robot.estop));
     let bell = Wake::new().map_err(|errno| DaemonError::System {
         call: "eventfd",
         errno,
@@ -135,7 +137,9 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     let listener = Listener::bind(&options.run_dir.join("rt.sock"), options.agent_uid)?;
     let (recorder, taps) = recorder::prepare(robot, options.run_dir, &stats);
     let made = assemble(robot, &stats, &bell, &shared, taps);
-    let (helpers, open) = start_helpers(made.supervisors, &helper_mask, &shared)?;
+    let (mut helpers, open) = start_helpers(made.supervisors, &helper_mask, &shared)?;
+    let (desk, operators) = start_operators(robot, options.run_dir, &helper_mask, &shared)?;
+    helpers.push(operators);
     // Not one of the helpers: its disk may hang, and nobody waits for that.
     let recording = start_recorder(recorder, &helper_mask, &shared)?;
     let (buses, loops, checks) =
@@ -154,6 +158,7 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     let mut welcome = describe(robot);
     (welcome.armed, welcome.bringup) = (armed, bringup);
     let server = LinkServer {
+        safety: Safety::new(desk, robot.estop.clear_over_ipc),
         listener,
         welcome,
         not_armed_because: not_armed_because.clone(),
@@ -191,6 +196,39 @@ fn announce(robot: &RobotConfig, armed: bool, not_armed_because: &str, notifier:
     };
     note(format_args!("kairo-rt: {} runs {status}", robot.name));
     notifier.send(&format!("READY=1\nSTATUS={status}"));
+}
+
+/// Serves `operator.sock`. For nobody of the agent plane, whoever that is: only root and the own
+/// user.
+fn start_operators(
+    robot: &RobotConfig,
+    run_dir: &Path,
+    mask: &BTreeSet<usize>,
+    shared: &Arc<Shared>,
+) -> Result<(Arc<Desk>, Worker<()>), DaemonError> {
+    let own = nix::unistd::geteuid().as_raw();
+    let listener = Listener::bind(&run_dir.join(operator::SOCKET_NAME), own)?;
+    let desk = Arc::new(Desk {
+        shared: Arc::clone(shared),
+        devices: robot
+            .devices
+            .iter()
+            .map(|device| device.name.clone())
+            .collect(),
+        inputs: robot
+            .estop
+            .inputs
+            .iter()
+            .map(|input| input.name.clone())
+            .collect(),
+        loops: robot.loops.len(),
+    });
+    let server = OperatorServer {
+        listener,
+        desk: Arc::clone(&desk),
+    };
+    let thread = ordinary("operators", mask, move || server.run())?;
+    Ok((desk, thread))
 }
 
 fn end_recorder(recording: Vec<Worker<()>>) {

@@ -4,34 +4,44 @@
 //! replies, goals and states come out, so every transition is tested without a bus. rt-safe, all
 //! of it but [`Device::new`]; bounded by the number of joints.
 //!
-//! What it guarantees: outside [`Phase::Following`] the setpoint only ever slows down to rest; a
-//! setpoint is never taken from a connection other than the present one, nor from a position that
-//! was measured only once or a while ago; and no command outlives
-//! its time to live, its lease, its bus or the agent plane.
+//! What it guarantees: outside [`Phase::Following`] the setpoint only ever slows down to rest, or
+//! ramps to the declared rest pose; a setpoint is never taken from a connection other than the
+//! present one, nor from a position that was measured only once or a while ago; no command outlives
+//! its time to live, its lease, its bus or the agent plane; and a device that was found not to do
+//! what it is told stays in its safe action until a reset.
 
+mod command;
+mod moving;
+
+use kairo_failsafe::Action;
 use kairo_link::MonoNs;
-use kairo_link::abi::{
-    Cause, Command, DeviceState, JointState, MAX_JOINTS, Mode, Phase, Reply, Verdict,
-};
+use kairo_link::abi::{Cause, Command, DeviceState, JointState, MAX_JOINTS, Mode, Phase};
 
 use crate::config::{DeviceConfig, SafeAction};
 use crate::exchange::{Feedback, Goals, JointFeedback};
-use crate::lease::{Standing, judge};
+use crate::fault::{Fault, FollowingLimit, Watch};
 use crate::limits::JointLimits;
-use crate::motion::{MotionState, advance, stop};
+use crate::motion::MotionState;
+use crate::safe_action::SafeSequence;
 use crate::steady::Steadiness;
 
 /// The command in force.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct InForce {
-    sequence: u64,
     expires: MonoNs,
     mode: Mode,
-    velocity_scale: f64,
+    command: Command,
+}
+
+/// What forbids motion from outside the command path.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Inhibit {
+    cause: Cause,
+    action: SafeAction,
 }
 
 /// What a tick is called in replies and states.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tick {
     /// Its number.
     pub number: u64,
@@ -43,23 +53,38 @@ pub struct Tick {
 #[derive(Debug)]
 pub struct Device {
     limits: [JointLimits; MAX_JOINTS],
+    following: [FollowingLimit; MAX_JOINTS],
+    rest_rad: [f64; MAX_JOINTS],
     joint_count: usize,
     safe_action: SafeAction,
+    ramp_velocity_scale: f64,
+    torque_at_start: bool,
     ttl_max_ns: u64,
     stale_ns: u64,
     step_s: f64,
     armed: bool,
     phase: Phase,
     cause: Cause,
-    phase_since: MonoNs,
+    phase_since: Tick,
+    /// The tick that runs.
+    tick: Tick,
+    /// What is done in [`Phase::Safe`].
+    sequence: SafeSequence,
     present: bool,
     torque: bool,
+    /// Whether it was under torque when its bus was lost.
+    had_torque: bool,
+    watch: Watch,
+    fault: Option<Fault>,
+    inhibit: Option<Inhibit>,
     feedback: Feedback,
     steadiness: Steadiness,
     motions: [MotionState; MAX_JOINTS],
     target_rad: [f64; MAX_JOINTS],
     /// What blocks want of the joints they drive, instead of the command's target.
     driven_rad: [Option<f64>; MAX_JOINTS],
+    /// How fast that place moves.
+    driven_rad_s: [f64; MAX_JOINTS],
     lease_epoch: u64,
     newest_sequence: u64,
     in_force: Option<InForce>,
@@ -69,27 +94,42 @@ impl Device {
     /// A device that is not armed yet, driven every `period_ns`. setup-only.
     pub fn new(config: &DeviceConfig, period_ns: u64) -> Self {
         let mut limits = [JointLimits::default(); MAX_JOINTS];
-        for (limit, joint) in limits.iter_mut().zip(&config.joints) {
-            *limit = JointLimits::from(joint);
+        let mut following = [FollowingLimit::default(); MAX_JOINTS];
+        let mut rest_rad = [0.0; MAX_JOINTS];
+        for (index, joint) in config.joints.iter().enumerate().take(MAX_JOINTS) {
+            limits[index] = JointLimits::from(joint);
+            following[index] = FollowingLimit::from(joint);
+            rest_rad[index] = joint.rest_position_rad.unwrap_or_default();
         }
         Self {
             limits,
+            following,
+            rest_rad,
             joint_count: config.joints.len().min(MAX_JOINTS),
             safe_action: config.safe_action,
+            ramp_velocity_scale: config.ramp_velocity_scale,
+            torque_at_start: config.torque_at_start,
             ttl_max_ns: config.ttl_max_ms * 1_000_000,
             stale_ns: config.feedback_stale_ms * 1_000_000,
             step_s: period_ns as f64 / 1e9,
             armed: false,
             phase: Phase::Disarmed,
             cause: Cause::None,
-            phase_since: MonoNs(0),
+            phase_since: Tick::default(),
+            tick: Tick::default(),
+            sequence: SafeSequence::begin(config.safe_action, MonoNs(0)),
             present: false,
             torque: false,
+            had_torque: false,
+            watch: Watch::default(),
+            fault: None,
+            inhibit: None,
             feedback: Feedback::default(),
             steadiness: Steadiness::default(),
             motions: [MotionState::default(); MAX_JOINTS],
             target_rad: [0.0; MAX_JOINTS],
             driven_rad: [None; MAX_JOINTS],
+            driven_rad_s: [0.0; MAX_JOINTS],
             lease_epoch: 0,
             newest_sequence: 0,
             in_force: None,
@@ -106,6 +146,23 @@ impl Device {
         }
     }
 
+    /// A tick begins; what happens until the next one happens in it. rt-safe.
+    pub fn begin(&mut self, tick: Tick) {
+        self.tick = tick;
+    }
+
+    /// Where it stands. rt-safe.
+    pub const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The temperature of its hottest joint, °C; of the newest samples. rt-safe.
+    pub fn hottest_c(&self) -> f64 {
+        let joints = &self.feedback.joints[..self.joint_count];
+        let temperatures = joints.iter().map(|joint| joint.temperature_c);
+        temperatures.fold(0.0, f64::max)
+    }
+
     /// Whether its bus is up and every joint has answered steadily on this connection. rt-safe.
     pub const fn is_present(&self) -> bool {
         self.present
@@ -114,6 +171,11 @@ impl Device {
     /// The epoch of the lease in force; zero without. rt-safe.
     pub const fn lease_epoch(&self) -> u64 {
         self.lease_epoch
+    }
+
+    /// The fault that is latched, if any. rt-safe.
+    pub const fn fault(&self) -> Option<&Fault> {
+        self.fault.as_ref()
     }
 
     /// Whether the setpoint of any joint moves. rt-safe.
@@ -125,32 +187,104 @@ impl Device {
 
     /// Takes new feedback in. rt-safe.
     ///
-    /// Returns why the lease must end, if it must: the bus is lost.
+    /// Returns why the lease must end, if it must: the bus is lost, or a fault was found, which is
+    /// latched and whose safe action has begun.
     pub fn observe(&mut self, now: MonoNs, feedback: &Feedback) -> Option<Cause> {
         let reconnected = feedback.generation != self.feedback.generation;
         self.feedback = *feedback;
         let joints = &self.feedback.joints[..self.joint_count];
         let complete = feedback.bus_up == 1 && joints.iter().all(|joint| joint.sampled_ns > 0);
         let lost = self.present && (!complete || reconnected);
+        let losses = (feedback.torque_losses, feedback.limp_joint as usize);
+        if let Some(fault) = self.watch.torque_losses(now, losses.0, losses.1) {
+            self.latch(now, fault);
+        }
         if lost {
-            self.present = false;
-            self.in_force = None;
-            self.torque = false;
-            if self.armed {
-                self.rest_at_measured();
-                self.enter(Phase::Lost, Cause::BusLost, now);
-            }
+            self.lose(now);
         }
         self.steadiness.observe(feedback);
         if complete && !self.present && self.is_steady() {
-            self.present = true;
+            self.find(now);
+        }
+        if lost {
+            return Some(Cause::BusLost);
+        }
+        let fault = self.find_fault()?;
+        self.latch(now, fault);
+        Some(fault.cause)
+    }
+
+    fn lose(&mut self, now: MonoNs) {
+        self.present = false;
+        self.in_force = None;
+        self.had_torque = self.torque;
+        self.torque = false;
+        if self.armed {
             self.rest_at_measured();
-            if self.armed {
-                self.torque = true;
-                self.enter(Phase::Holding, Cause::None, now);
+            self.enter(Phase::Lost, Cause::BusLost, now);
+        }
+    }
+
+    /// The device answers steadily: it is held where it is, or left limp.
+    ///
+    /// A device that is declared to let go, or that tripped, is not taken hold of unasked.
+    fn find(&mut self, now: MonoNs) {
+        self.present = true;
+        self.rest_at_measured();
+        if !self.armed {
+            return;
+        }
+        let keeps_hold = self.had_torque && self.safe_action != SafeAction::TorqueOff;
+        // What holds under an e-stop holds from the beginning: an arm must not sink because
+        // kairo-rt was started again.
+        let holds = |inhibit: Inhibit| inhibit.action == SafeAction::Hold;
+        let free = self.fault.is_none() && self.inhibit.is_none_or(holds);
+        self.torque = free && (self.torque_at_start || keeps_hold);
+        match (self.fault, self.inhibit) {
+            (Some(fault), _) => self.enter(Phase::Safe, fault.cause, now),
+            (None, Some(inhibit)) => self.enter(Phase::Safe, inhibit.cause, now),
+            (None, None) => self.stand(now),
+        }
+    }
+
+    /// Nothing is commanded, and nothing is wrong.
+    fn stand(&mut self, now: MonoNs) {
+        let phase = match self.torque {
+            true => Phase::Holding,
+            false => Phase::Idle,
+        };
+        self.enter(phase, Cause::None, now);
+    }
+
+    /// What the newest samples show to be wrong. Only while nothing is latched: the first fault is
+    /// the one that explains.
+    fn find_fault(&mut self) -> Option<Fault> {
+        if !self.armed || !self.present || self.fault.is_some() {
+            return None;
+        }
+        for joint in 0..self.joint_count {
+            let setpoint = self.motions[joint].position_rad;
+            let fault = self.watch.sample(
+                joint,
+                &self.feedback.joints[joint],
+                self.torque.then_some(setpoint),
+                &self.following[joint],
+            );
+            if fault.is_some() {
+                return fault;
             }
         }
-        lost.then_some(Cause::BusLost)
+        None
+    }
+
+    fn latch(&mut self, now: MonoNs, fault: Fault) {
+        self.fault = Some(fault);
+        if fault.cause == Cause::FollowingError && self.steadiness.agrees(fault.joint) {
+            // Whatever is in the way is pushed no longer: the setpoint goes to where the joint is.
+            let measured = self.feedback.joints[fault.joint].position_rad;
+            self.motions[fault.joint] = MotionState::at_rest(measured);
+        }
+        self.take_safe_action(now, fault.cause);
     }
 
     /// Why the lease must end because of time alone: feedback is too old to move by. rt-safe.
@@ -175,89 +309,76 @@ impl Device {
         self.take_safe_action(now, cause);
     }
 
-    /// No command is in force any more: slow down, and then do as declared. rt-safe.
+    /// No command is in force any more, and the declared safe action begins. Asked for again for
+    /// the same cause, it goes on. rt-safe.
     pub fn take_safe_action(&mut self, now: MonoNs, cause: Cause) {
-        self.in_force = None;
-        if !matches!(self.phase, Phase::Disarmed | Phase::Lost) {
-            self.enter(Phase::Safe, cause, now);
-        }
-    }
-
-    /// Judges a command taken from the ring, and follows it if it is good. `now` is when it was
-    /// taken. rt-safe.
-    pub fn command(&mut self, now: MonoNs, tick: Tick, command: &Command) -> Reply {
-        let standing = Standing {
-            armed: self.armed,
-            bus_up: self.present && (self.torque || self.is_steady()),
-            lease_epoch: self.lease_epoch,
-            newest_sequence: self.newest_sequence,
-            ttl_max_ns: self.ttl_max_ns,
-            limits: &self.limits[..self.joint_count],
+        // What inhibits, and then a latched fault, have the say: an end of the lease meanwhile must
+        // not set off a milder action, or a ramp through what is in the way.
+        let (cause, action) = match (self.inhibit, self.fault) {
+            (Some(inhibit), _) => (inhibit.cause, inhibit.action),
+            (None, Some(fault)) => (fault.cause, self.safe_action.because_of(fault.cause)),
+            (None, None) => (cause, self.safe_action.because_of(cause)),
         };
-        let judged = judge(now, command, &standing);
-        if let (Verdict::Accepted, Some(mode)) = (judged.verdict, Mode::from_u32(command.mode)) {
-            self.follow(now, command, mode);
-        }
-        Reply {
-            sequence: command.sequence,
-            lease_epoch: command.lease_epoch,
-            tick: tick.number,
-            time_ns: tick.time.0,
-            expires_ns: self.in_force.map_or(0, |in_force| in_force.expires.0),
-            verdict: judged.verdict as u32,
-            cause: Cause::None as u32,
-            joint: judged.joint,
-            reserved: 0,
-            value: judged.value,
-            min: judged.min,
-            max: judged.max,
+        self.take_action(now, cause, action);
+    }
+
+    /// Forbids motion until [`Device::allow`]: commands are refused, and `action`, or without one
+    /// the declared safe action, begins. Asked for again with the same words, it goes on. Outranks
+    /// commands; a fault that is found meanwhile is latched all the same. rt-safe.
+    pub fn inhibit(&mut self, now: MonoNs, cause: Cause, action: Option<SafeAction>) {
+        let action = action.unwrap_or(self.safe_action.because_of(cause));
+        let inhibit = Some(Inhibit { cause, action });
+        if self.inhibit != inhibit {
+            self.inhibit = inhibit;
+            self.take_action(now, cause, action);
         }
     }
 
-    fn follow(&mut self, now: MonoNs, command: &Command, mode: Mode) {
-        if !self.torque {
-            // Torque was off: the arm is where gravity left it, so start from there.
-            self.rest_at_measured();
-            self.torque = true;
+    /// Allows motion again. The device stays as the safe action left it until its next command.
+    /// rt-safe.
+    pub fn allow(&mut self) {
+        self.inhibit = None;
+    }
+
+    /// The failsafe machine demands `action`: nothing is followed while it `refuses` commands.
+    /// Called every tick for as long as it does; another action than before begins anew. rt-safe.
+    pub fn restrain(&mut self, now: MonoNs, action: Action, cause: Cause, refuses: bool) {
+        let action = match action {
+            Action::Hold => SafeAction::Hold,
+            Action::RampToRest => SafeAction::Ramp,
+            Action::TorqueOff => SafeAction::TorqueOff,
+            _ => self.safe_action.because_of(cause),
+        };
+        self.inhibit = refuses.then_some(Inhibit { cause, action });
+        if self.phase == Phase::Following && !refuses {
+            return;
         }
-        self.newest_sequence = command.sequence;
-        self.in_force = Some(InForce {
-            sequence: command.sequence,
-            expires: MonoNs(command.issued_ns).plus_ns(command.ttl_ns),
-            mode,
-            velocity_scale: command.velocity_scale,
-        });
-        if mode == Mode::Position {
-            self.target_rad = command.position_rad;
+        if self.phase == Phase::Safe && self.cause == cause && self.sequence.action() != action {
+            self.sequence = SafeSequence::begin(action, now);
         }
-        if self.phase != Phase::Following {
-            self.enter(Phase::Following, Cause::None, now);
+        self.take_action(now, cause, action);
+    }
+
+    /// The failsafe machine demands nothing any more. Nothing moves by that, and what was let go
+    /// is not taken hold of. rt-safe.
+    pub fn release(&mut self, now: MonoNs) {
+        self.inhibit = None;
+        if self.phase == Phase::Safe && self.fault.is_none() {
+            self.stand(now);
         }
     }
 
-    /// If the command in force has outlived its time to live: takes the safe action and returns the
-    /// notice for the holder, who keeps the lease. rt-safe.
-    pub fn expire(&mut self, tick: Tick) -> Option<Reply> {
-        let in_force = self
-            .in_force
-            .filter(|in_force| in_force.expires <= tick.time)?;
-        self.take_safe_action(tick.time, Cause::CommandExpired);
-        Some(Reply {
-            expires_ns: in_force.expires.0,
-            ..self.notice(tick, Cause::CommandExpired)
-        })
-    }
-
-    /// A notice for the holder that the standing of its lease changed. rt-safe.
-    pub fn notice(&self, tick: Tick, cause: Cause) -> Reply {
-        Reply {
-            lease_epoch: self.lease_epoch,
-            tick: tick.number,
-            time_ns: tick.time.0,
-            verdict: Verdict::Accepted as u32,
-            cause: cause as u32,
-            ..Reply::default()
+    fn take_action(&mut self, now: MonoNs, cause: Cause, action: SafeAction) {
+        self.in_force = None;
+        let is_same = self.cause == cause && self.sequence.action() == action;
+        let goes_on = self.phase == Phase::Safe && is_same;
+        let limp = self.phase == Phase::Idle && self.fault.is_none() && self.inhibit.is_none();
+        if matches!(self.phase, Phase::Disarmed | Phase::Lost) || goes_on || limp {
+            return;
         }
+        // What was let go stays so: an end of the lease is no reason to take hold again.
+        self.sequence = SafeSequence::begin(action, now);
+        self.enter(Phase::Safe, cause, now);
     }
 
     /// Whether a position command is in force, so that blocks may move joints. rt-safe.
@@ -283,38 +404,14 @@ impl Device {
 
     /// From now on this joint goes where blocks want it while a position command is in force, as
     /// far as its limits allow. `wanted_rad` is finite. rt-safe.
-    pub const fn drive(&mut self, joint: usize, wanted_rad: f64) {
-        self.driven_rad[joint] = Some(wanted_rad);
-    }
-
-    /// Moves the setpoints by one period. rt-safe.
-    pub fn step(&mut self) {
-        if matches!(self.phase, Phase::Disarmed | Phase::Lost) {
-            return;
-        }
-        let moving_to = self
-            .in_force
-            .filter(|in_force| in_force.mode == Mode::Position);
-        for joint in 0..self.joint_count {
-            let (state, limits) = (self.motions[joint], &self.limits[joint]);
-            self.motions[joint] = match moving_to {
-                Some(command) => {
-                    let target = match self.driven_rad[joint] {
-                        Some(wanted) => limits.nearest_allowed(wanted),
-                        None => self.target_rad[joint],
-                    };
-                    advance(state, target, command.velocity_scale, limits, self.step_s)
-                }
-                None => stop(state, limits, self.step_s),
-            };
-            if moving_to.is_none() {
-                self.target_rad[joint] = self.motions[joint].position_rad;
-            }
-        }
-        let lets_go = self.phase == Phase::Safe && self.safe_action == SafeAction::TorqueOff;
-        if lets_go && !self.is_moving() {
-            self.torque = false;
-        }
+    ///
+    /// A place that moves from tick to tick no faster than the joint may is followed without delay;
+    /// a jump is approached like a target.
+    pub fn drive(&mut self, joint: usize, wanted_rad: f64) {
+        let before = self.driven_rad[joint].replace(wanted_rad);
+        let moved = before.map_or(0.0, |before| wanted_rad - before) / self.step_s;
+        let is_jump = moved.abs() > self.limits[joint].velocity_max_rad_s;
+        self.driven_rad_s[joint] = if is_jump { 0.0 } else { moved };
     }
 
     /// What the servos shall do. rt-safe.
@@ -345,19 +442,35 @@ impl Device {
                 missed: measured.missed,
             };
         }
+        let inhibited = self.inhibit.map_or(Cause::None, |inhibit| inhibit.cause);
+        let fault = self.fault;
         DeviceState {
             tick: tick.number,
             time_ns: tick.time.0,
             lease_epoch: self.lease_epoch,
-            sequence: self.in_force.map_or(0, |in_force| in_force.sequence),
-            expires_ns: self.in_force.map_or(0, |in_force| in_force.expires.0),
-            phase_since_ns: self.phase_since.0,
+            sequence: self
+                .in_force
+                .map_or(0, |in_force| in_force.command.sequence),
+            expires_ns: self.expires_ns(),
+            phase_since_ns: self.phase_since.time.0,
+            phase_since_tick: self.phase_since.number,
+            fault_since_ns: fault.map_or(0, |fault| fault.since.0),
+            fault_value: fault.map_or(0.0, |fault| fault.value),
+            fault_limit: fault.map_or(0.0, |fault| fault.limit),
             phase: self.phase as u32,
             cause: self.cause as u32,
             joint_count: self.joint_count as u32,
             moving: u32::from(self.is_moving()),
+            fault: fault.map_or(Cause::None, |fault| fault.cause) as u32,
+            fault_joint: fault.map_or(0, |fault| fault.joint as u32),
+            torque: self.goals().torque as u32,
+            inhibited: inhibited as u32,
             joints,
         }
+    }
+
+    fn expires_ns(&self) -> u64 {
+        self.in_force.map_or(0, |in_force| in_force.expires.0)
     }
 
     /// Whether the measured positions are good enough to switch torque on by them.
@@ -377,11 +490,16 @@ impl Device {
     fn enter(&mut self, phase: Phase, cause: Cause, now: MonoNs) {
         self.phase = phase;
         self.cause = cause;
-        self.phase_since = now;
+        self.phase_since = Tick {
+            number: self.tick.number,
+            time: now,
+        };
     }
 }
 
 mod recorded;
 
+#[cfg(test)]
+mod latch_tests;
 #[cfg(test)]
 mod tests;

@@ -58,6 +58,10 @@ pub struct Feedback {
     pub generation: u64,
     /// 1 while the bus is up.
     pub bus_up: u64,
+    /// How often a servo of this device was found limp against its orders, on all connections.
+    pub torque_losses: u64,
+    /// The joint that was, the last time.
+    pub limp_joint: u64,
     /// The joints, in command order.
     pub joints: [JointFeedback; MAX_JOINTS],
 }

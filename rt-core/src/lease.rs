@@ -7,8 +7,9 @@
 //! were fine.
 
 use kairo_link::MonoNs;
-use kairo_link::abi::{Command, MAX_JOINTS, Mode, Verdict};
+use kairo_link::abi::{Cause, Command, MAX_JOINTS, Mode, Verdict};
 
+use crate::fault::Fault;
 use crate::limits::JointLimits;
 
 /// What a command is judged against.
@@ -24,6 +25,12 @@ pub struct Standing<'d> {
     pub newest_sequence: u64,
     /// Longest time to live allowed, ns.
     pub ttl_max_ns: u64,
+    /// The latched fault, if any.
+    pub fault: Option<Fault>,
+    /// Whether that fault shows at this moment, so that a reset would be undone at once.
+    pub fault_shows: bool,
+    /// What inhibits motion, if anything.
+    pub inhibited: Option<Cause>,
     /// The joints; at most [`MAX_JOINTS`].
     pub limits: &'d [JointLimits],
 }
@@ -41,6 +48,8 @@ pub struct Judgement {
     pub min: f64,
     /// Its upper limit.
     pub max: f64,
+    /// What the device stands on, for [`Verdict::Faulted`] and [`Verdict::Inhibited`].
+    pub cause: Cause,
 }
 
 impl Judgement {
@@ -55,6 +64,7 @@ impl Judgement {
             value,
             min,
             max,
+            cause: Cause::None,
         }
     }
 }
@@ -69,39 +79,120 @@ pub fn judge(now: MonoNs, command: &Command, standing: &Standing<'_>) -> Judgeme
         return refused;
     }
     let Some(mode) = Mode::from_u32(command.mode) else {
-        return Judgement::plain(Verdict::UnknownMode);
+        let mode = f64::from(command.mode);
+        return Judgement::bounded(Verdict::UnknownMode, 0, mode, 0.0, 0.0);
     };
+    if let Some(refused) = latch_fault(mode, standing) {
+        return refused;
+    }
     let joints = standing.limits.len().min(MAX_JOINTS);
     if command.joint_count as usize != joints {
         let (count, wanted) = (f64::from(command.joint_count), joints as f64);
         return Judgement::bounded(Verdict::JointCount, 0, count, wanted, wanted);
     }
-    let positions = &command.position_rad[..joints];
-    if let Some(joint) = positions.iter().position(|value| !value.is_finite()) {
-        return Judgement::bounded(Verdict::NotFinite, joint as u32, positions[joint], 0.0, 0.0);
-    }
-    if !command.velocity_scale.is_finite() {
-        return Judgement::bounded(Verdict::NotFinite, 0, command.velocity_scale, 0.0, 1.0);
-    }
-    if mode == Mode::Stop {
-        // Positions and scale of a stop mean nothing; stopping must not fail for their sake.
+    if matches!(mode, Mode::Stop | Mode::Reset) {
+        // Their numbers mean nothing; stopping must not fail for their sake.
         return Judgement::plain(Verdict::Accepted);
     }
-    for (joint, (value, limits)) in positions.iter().zip(standing.limits).enumerate() {
-        if !limits.allows(*value) {
-            return Judgement::bounded(
-                Verdict::PositionLimit,
-                joint as u32,
-                *value,
-                limits.position_min_rad,
-                limits.position_max_rad,
-            );
+    let targets = &command.target[..joints];
+    if let Some(refused) = number_fault(command, targets) {
+        return refused;
+    }
+    for (joint, (value, limits)) in targets.iter().zip(standing.limits).enumerate() {
+        let (verdict, low, high) = match mode {
+            Mode::Velocity => {
+                let most = limits.velocity_max_rad_s;
+                (Verdict::VelocityLimit, -most, most)
+            }
+            _ => {
+                let (low, high) = (limits.position_min_rad, limits.position_max_rad);
+                (Verdict::PositionLimit, low, high)
+            }
+        };
+        if !(low..=high).contains(value) {
+            return Judgement::bounded(verdict, joint as u32, *value, low, high);
         }
     }
-    if command.velocity_scale <= 0.0 || command.velocity_scale > 1.0 {
-        return Judgement::bounded(Verdict::VelocityScale, 0, command.velocity_scale, 0.0, 1.0);
+    brisk_fault(command, standing).unwrap_or(Judgement::plain(Verdict::Accepted))
+}
+
+/// What an inhibited or faulted device refuses: everything but the reset of a fault that is over.
+fn latch_fault(mode: Mode, standing: &Standing<'_>) -> Option<Judgement> {
+    let fault = standing.fault;
+    let faulted = |fault: Fault| Judgement {
+        cause: fault.cause,
+        ..Judgement::bounded(
+            Verdict::Faulted,
+            fault.joint as u32,
+            fault.value,
+            0.0,
+            fault.limit,
+        )
+    };
+    if mode == Mode::Reset {
+        return fault.filter(|_| standing.fault_shows).map(faulted);
     }
-    Judgement::plain(Verdict::Accepted)
+    if let Some(cause) = standing.inhibited {
+        let plain = Judgement::plain(Verdict::Inhibited);
+        return Some(Judgement { cause, ..plain });
+    }
+    fault.map(faulted)
+}
+
+fn number_fault(command: &Command, targets: &[f64]) -> Option<Judgement> {
+    let found = |joint: usize, value| {
+        Some(Judgement::bounded(
+            Verdict::NotFinite,
+            joint as u32,
+            value,
+            0.0,
+            0.0,
+        ))
+    };
+    if let Some(joint) = targets.iter().position(|value| !value.is_finite()) {
+        return found(joint, targets[joint]);
+    }
+    let others = [
+        command.velocity_scale,
+        command.acceleration_rad_s2,
+        command.jerk_rad_s3,
+    ];
+    let broken = others.into_iter().find(|value| !value.is_finite());
+    broken.and_then(|value| found(MAX_JOINTS, value))
+}
+
+/// Whether the command asks to be carried out more briskly than allowed.
+fn brisk_fault(command: &Command, standing: &Standing<'_>) -> Option<Judgement> {
+    let scale = command.velocity_scale;
+    if scale <= 0.0 || scale > 1.0 {
+        return Some(Judgement::bounded(
+            Verdict::VelocityScale,
+            0,
+            scale,
+            0.0,
+            1.0,
+        ));
+    }
+    let (acceleration, jerk) = (command.acceleration_rad_s2, command.jerk_rad_s3);
+    for (joint, limits) in standing.limits.iter().enumerate() {
+        let most = limits.acceleration_max_rad_s2;
+        if !(0.0..=most).contains(&acceleration) {
+            let verdict = Verdict::AccelerationLimit;
+            return Some(Judgement::bounded(
+                verdict,
+                joint as u32,
+                acceleration,
+                0.0,
+                most,
+            ));
+        }
+        let most = limits.jerk_max_rad_s3;
+        if !(0.0..=most).contains(&jerk) {
+            let verdict = Verdict::JerkLimit;
+            return Some(Judgement::bounded(verdict, joint as u32, jerk, 0.0, most));
+        }
+    }
+    None
 }
 
 fn standing_fault(command: &Command, standing: &Standing<'_>) -> Option<Verdict> {
@@ -119,8 +210,8 @@ fn standing_fault(command: &Command, standing: &Standing<'_>) -> Option<Verdict>
 }
 
 fn time_fault(now: MonoNs, command: &Command, standing: &Standing<'_>) -> Option<Judgement> {
+    let seconds = |nanoseconds: u64| nanoseconds as f64 / 1e9;
     if command.ttl_ns == 0 || command.ttl_ns > standing.ttl_max_ns {
-        let seconds = |nanoseconds: u64| nanoseconds as f64 / 1e9;
         return Some(Judgement::bounded(
             Verdict::TtlOutOfRange,
             0,
@@ -130,222 +221,22 @@ fn time_fault(now: MonoNs, command: &Command, standing: &Standing<'_>) -> Option
         ));
     }
     let issued = MonoNs(command.issued_ns);
-    let in_the_future = issued > now;
-    if in_the_future || now.since_ns(issued) >= command.ttl_ns {
-        return Some(Judgement::plain(Verdict::Expired));
+    if issued > now {
+        let ahead = seconds(issued.since_ns(now));
+        return Some(Judgement::bounded(
+            Verdict::IssuedInFuture,
+            0,
+            ahead,
+            0.0,
+            0.0,
+        ));
     }
-    None
+    let age_ns = now.since_ns(issued);
+    (age_ns >= command.ttl_ns).then(|| {
+        let (age, ttl) = (seconds(age_ns), seconds(command.ttl_ns));
+        Judgement::bounded(Verdict::Expired, 0, age, 0.0, ttl)
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const NOW: MonoNs = MonoNs(10_000_000_000);
-    const LIMITS: [JointLimits; 2] = [
-        JointLimits {
-            position_min_rad: -1.0,
-            position_max_rad: 1.0,
-            velocity_max_rad_s: 2.0,
-            acceleration_max_rad_s2: 8.0,
-        },
-        JointLimits {
-            position_min_rad: -0.2,
-            position_max_rad: 1.5,
-            velocity_max_rad_s: 2.0,
-            acceleration_max_rad_s2: 8.0,
-        },
-    ];
-
-    fn standing() -> Standing<'static> {
-        Standing {
-            armed: true,
-            bus_up: true,
-            lease_epoch: 7,
-            newest_sequence: 4,
-            ttl_max_ns: 1_000_000_000,
-            limits: &LIMITS,
-        }
-    }
-
-    fn good() -> Command {
-        Command {
-            sequence: 5,
-            lease_epoch: 7,
-            issued_ns: NOW.0 - 1_000_000,
-            ttl_ns: 100_000_000,
-            mode: Mode::Position as u32,
-            joint_count: 2,
-            velocity_scale: 1.0,
-            position_rad: [0.5, -0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
-        }
-    }
-
-    fn verdict_of(change: impl FnOnce(&mut Command, &mut Standing<'static>)) -> Verdict {
-        let (mut command, mut standing) = (good(), standing());
-        change(&mut command, &mut standing);
-        judge(NOW, &command, &standing).verdict
-    }
-
-    #[test]
-    fn a_good_command_is_accepted() {
-        assert_eq!(verdict_of(|_, _| ()), Verdict::Accepted);
-        assert_eq!(
-            verdict_of(
-                |command, _| command.position_rad = [1.0, -0.2, 9.0, f64::NAN, 0., 0., 0., 0.]
-            ),
-            Verdict::Accepted,
-            "limits are inclusive and unused joints do not matter"
-        );
-    }
-
-    #[test]
-    fn each_fault_has_its_verdict() {
-        type Change = fn(&mut Command, &mut Standing<'static>);
-        let table: [(Change, Verdict); 18] = [
-            (|_, s| s.armed = false, Verdict::NotArmed),
-            (|_, s| s.bus_up = false, Verdict::BusLost),
-            (|c, _| c.lease_epoch = 6, Verdict::StaleEpoch),
-            (
-                |c, s| (c.lease_epoch, s.lease_epoch) = (0, 0),
-                Verdict::StaleEpoch,
-            ),
-            (|c, _| c.sequence = 4, Verdict::StaleSequence),
-            (|c, _| c.ttl_ns = 0, Verdict::TtlOutOfRange),
-            (|c, _| c.ttl_ns = 1_000_000_001, Verdict::TtlOutOfRange),
-            (|c, _| c.issued_ns = NOW.0 - 100_000_000, Verdict::Expired),
-            (|c, _| c.issued_ns = NOW.0 + 1, Verdict::Expired),
-            (|c, _| c.mode = 0, Verdict::UnknownMode),
-            (|c, _| c.joint_count = 3, Verdict::JointCount),
-            (|c, _| c.joint_count = u32::MAX, Verdict::JointCount),
-            (|c, _| c.position_rad[1] = f64::NAN, Verdict::NotFinite),
-            (|c, _| c.velocity_scale = f64::INFINITY, Verdict::NotFinite),
-            (|c, _| c.position_rad[1] = -0.21, Verdict::PositionLimit),
-            (|c, _| c.velocity_scale = 0.0, Verdict::VelocityScale),
-            (|c, _| c.velocity_scale = -0.0, Verdict::VelocityScale),
-            (|c, _| c.velocity_scale = 1.01, Verdict::VelocityScale),
-        ];
-        for (index, (change, expected)) in table.into_iter().enumerate() {
-            assert_eq!(verdict_of(change), expected, "case {index}");
-        }
-    }
-
-    #[test]
-    fn the_first_fault_in_order_names_the_verdict() {
-        // Everything is wrong; mending faults in the documented order uncovers the next one.
-        let mut command = Command {
-            sequence: 0,
-            lease_epoch: 1,
-            issued_ns: u64::MAX,
-            ttl_ns: u64::MAX,
-            mode: 99,
-            joint_count: 99,
-            velocity_scale: 5.0,
-            position_rad: [f64::NAN; MAX_JOINTS],
-        };
-        let mut standing = Standing {
-            armed: false,
-            bus_up: false,
-            ..standing()
-        };
-        let mut seen = Vec::new();
-        loop {
-            let verdict = judge(NOW, &command, &standing).verdict;
-            seen.push(verdict);
-            match verdict {
-                Verdict::NotArmed => standing.armed = true,
-                Verdict::BusLost => standing.bus_up = true,
-                Verdict::StaleEpoch => command.lease_epoch = 7,
-                Verdict::StaleSequence => command.sequence = 5,
-                Verdict::TtlOutOfRange => command.ttl_ns = 1000,
-                Verdict::Expired => command.issued_ns = NOW.0,
-                Verdict::UnknownMode => command.mode = Mode::Position as u32,
-                Verdict::JointCount => command.joint_count = 2,
-                Verdict::NotFinite => command.position_rad = [50.0; MAX_JOINTS],
-                Verdict::PositionLimit => command.position_rad = [0.0; MAX_JOINTS],
-                Verdict::VelocityScale => command.velocity_scale = 0.5,
-                Verdict::Accepted => break,
-            }
-        }
-        let documented = [
-            Verdict::NotArmed,
-            Verdict::BusLost,
-            Verdict::StaleEpoch,
-            Verdict::StaleSequence,
-            Verdict::TtlOutOfRange,
-            Verdict::Expired,
-            Verdict::UnknownMode,
-            Verdict::JointCount,
-            Verdict::NotFinite,
-            Verdict::PositionLimit,
-            Verdict::VelocityScale,
-            Verdict::Accepted,
-        ];
-        assert_eq!(seen, documented);
-    }
-
-    #[test]
-    fn a_limit_verdict_names_joint_value_and_range() {
-        let mut command = good();
-        command.position_rad[1] = 1.75;
-        let judged = judge(NOW, &command, &standing());
-        assert_eq!(
-            (judged.joint, judged.value, judged.min, judged.max),
-            (1, 1.75, -0.2, 1.5)
-        );
-    }
-
-    #[test]
-    fn a_stop_needs_no_positions() {
-        let verdict = verdict_of(|command, _| {
-            command.mode = Mode::Stop as u32;
-            command.velocity_scale = 0.0;
-            command.position_rad = [99.0; MAX_JOINTS];
-        });
-        assert_eq!(verdict, Verdict::Accepted);
-    }
-
-    /// Values that are interesting to a field about as often as any bit pattern.
-    fn word(near: u64) -> impl Strategy<Value = u64> {
-        prop_oneof![
-            any::<u64>(),
-            Just(near),
-            (0_u64..4).prop_map(move |by| near.wrapping_add(by))
-        ]
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig {
-            failure_persistence: None, cases: 4096, ..Default::default()
-        })]
-
-        #[test]
-        fn any_bit_pattern_gets_a_verdict_and_only_a_valid_command_is_accepted(
-            sequence in word(5), lease_epoch in word(7), issued_ns in word(NOW.0 - 1),
-            ttl_ns in word(999_999_999), mode in prop_oneof![any::<u32>(), 1_u32..3],
-            joint_count in prop_oneof![any::<u32>(), 2_u32..3],
-            scale in prop_oneof![any::<u64>(), (0.0..=1.0_f64).prop_map(f64::to_bits)],
-            bits in prop::array::uniform8(
-                prop_oneof![any::<u64>(), (-0.2..=1.0_f64).prop_map(f64::to_bits)]),
-        ) {
-            let command = Command {
-                sequence, lease_epoch, issued_ns, ttl_ns, mode, joint_count,
-                velocity_scale: f64::from_bits(scale),
-                position_rad: bits.map(f64::from_bits),
-            };
-            let accepted = judge(NOW, &command, &standing()).verdict == Verdict::Accepted;
-            let in_time = ttl_ns > 0 && ttl_ns <= 1_000_000_000 && issued_ns <= NOW.0
-                && NOW.0 - issued_ns < ttl_ns;
-            let moves = mode == 1
-                && command.velocity_scale > 0.0 && command.velocity_scale <= 1.0
-                && (-1.0..=1.0).contains(&command.position_rad[0])
-                && (-0.2..=1.5).contains(&command.position_rad[1]);
-            let stops = mode == 2 && command.velocity_scale.is_finite()
-                && command.position_rad[..2].iter().all(|value| value.is_finite());
-            let valid = sequence > 4 && lease_epoch == 7 && in_time && joint_count == 2
-                && (moves || stops);
-            prop_assert_eq!(accepted, valid);
-        }
-    }
-}
+mod tests;

@@ -13,18 +13,8 @@ pub struct JointLimits {
     pub velocity_max_rad_s: f64,
     /// Highest acceleration and deceleration, rad/s².
     pub acceleration_max_rad_s2: f64,
-}
-
-impl JointLimits {
-    /// The position nearest to `position_rad` that may be commanded. rt-safe.
-    pub fn nearest_allowed(&self, position_rad: f64) -> f64 {
-        position_rad.clamp(self.position_min_rad, self.position_max_rad)
-    }
-
-    /// Whether `position_rad` may be commanded. False for NaN. rt-safe.
-    pub fn allows(&self, position_rad: f64) -> bool {
-        (self.position_min_rad..=self.position_max_rad).contains(&position_rad)
-    }
+    /// Highest change of acceleration, rad/s³.
+    pub jerk_max_rad_s3: f64,
 }
 
 impl From<&JointConfig> for JointLimits {
@@ -34,6 +24,7 @@ impl From<&JointConfig> for JointLimits {
             position_max_rad: joint.position_max_rad,
             velocity_max_rad_s: joint.velocity_max_rad_s,
             acceleration_max_rad_s2: joint.acceleration_max_rad_s2,
+            jerk_max_rad_s3: joint.jerk_max_rad_s3,
         }
     }
 }

@@ -115,9 +115,12 @@ fn ring_words(robot: &RobotConfig, index: usize, config: &RecorderConfig) -> usi
     let ticks = config.keep_seconds * 1_000_000 / control_loop.period_us.max(1);
     let wanted = (TICK_WORDS + words) * ticks * 5 / 4;
     let wanted = usize::try_from(wanted).unwrap_or(RING_WORDS_MAX);
-    wanted
-        .clamp(2 * RECORD_WORDS_MAX, RING_WORDS_MAX)
-        .next_power_of_two()
+    // What a crash leaves of all loops shall take a quarter of the disk's share at most.
+    let share = config.size_max_mb * 1024 * 1024 / 8 / 4 / robot.loops.len().max(1) as u64;
+    let share = usize::try_from(share).unwrap_or(RING_WORDS_MAX);
+    let most = share.clamp(2 * RECORD_WORDS_MAX, RING_WORDS_MAX);
+    let words = wanted.clamp(2 * RECORD_WORDS_MAX, most).next_power_of_two();
+    if words > most { words / 2 } else { words }
 }
 
 fn header(robot: &RobotConfig) -> Header {

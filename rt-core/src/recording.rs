@@ -6,10 +6,11 @@
 //! and its record, and `kairo-rt --replay` possible. A new input gets a tag here, a line in
 //! [`entries`], and goes through the tap where it is read; state that a tick keeps goes into the
 //! `recorded!` list of its struct. What is forgotten makes the replay of a recorded session differ
-//! (`tests/replay.rs`) or does not compile.
+//! (`tests/record.rs`) or does not compile.
 //!
 //! Counters and histograms are neither inputs nor outputs: no tick reads them.
 
+use kairo_failsafe::{CauseSet, Flags, Taker};
 use kairo_link::MonoNs;
 use kairo_link::abi::{
     COMMAND_SLOTS, Cause, Command, DeviceState, JointState, MAX_JOINTS, REPLY_SLOTS, Reply,
@@ -47,6 +48,8 @@ pub mod tag {
     pub const BLOCK_FAULT: u16 = 8;
     /// Input: where a block wants a joint; the index is the wire's, in the order of the file.
     pub const DRIVEN: u16 = 9;
+    /// Input: what the whole robot's e-stops and operators say.
+    pub const SAFETY: u16 = 10;
     /// Output: goals for a device.
     pub const GOALS: u16 = 32;
     /// Output: an answer to a command, or a notice.
@@ -171,6 +174,54 @@ pub fn unconnected(epoch: u64) -> LeaseChannel {
     }
 }
 
+/// What the whole robot's e-stops and operators say in a tick.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RobotFlags {
+    conditions: u64,
+    reset: bool,
+    operator_takes_over: bool,
+    defer: bool,
+}
+
+impl From<Flags> for RobotFlags {
+    fn from(flags: Flags) -> Self {
+        // Every field is named: one added later is recorded, or left out knowingly.
+        let Flags {
+            conditions,
+            // Of a device.
+            mode_changed: _,
+            reset,
+            takeover,
+            defer,
+        } = flags;
+        Self {
+            conditions: u64::from(conditions.bits()),
+            reset,
+            operator_takes_over: takeover == Some(Taker::Operator),
+            defer,
+        }
+    }
+}
+
+impl From<RobotFlags> for Flags {
+    fn from(taken: RobotFlags) -> Self {
+        Self {
+            conditions: CauseSet::from_bits((taken.conditions & 0xffff) as u16),
+            mode_changed: false,
+            reset: taken.reset,
+            takeover: taken.operator_takes_over.then_some(Taker::Operator),
+            defer: taken.defer,
+        }
+    }
+}
+
+recorded!(RobotFlags {
+    conditions: u64,
+    reset: bool,
+    operator_takes_over: bool,
+    defer: bool,
+} fixed {});
+
 /// What is published of a device, but for what its feedback says already.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Outcome {
@@ -178,9 +229,16 @@ pub struct Outcome {
     sequence: u64,
     expires_ns: u64,
     phase_since_ns: u64,
+    phase_since_tick: u64,
+    fault_since_ns: u64,
+    fault_value: f64,
+    fault_limit: f64,
     phase: u32,
     cause: u32,
     moving: u32,
+    fault: u32,
+    fault_joint: u32,
+    inhibited: u32,
     target_rad: [f64; MAX_JOINTS],
 }
 
@@ -194,10 +252,19 @@ impl From<&DeviceState> for Outcome {
             sequence,
             expires_ns,
             phase_since_ns,
+            phase_since_tick,
+            fault_since_ns,
+            fault_value,
+            fault_limit,
             phase,
             cause,
             joint_count: _,
             moving,
+            fault,
+            fault_joint,
+            // In the goals.
+            torque: _,
+            inhibited,
             joints,
         } = *state;
         let target_rad = joints.map(|joint| {
@@ -223,9 +290,16 @@ impl From<&DeviceState> for Outcome {
             sequence,
             expires_ns,
             phase_since_ns,
+            phase_since_tick,
+            fault_since_ns,
+            fault_value,
+            fault_limit,
             phase,
             cause,
             moving,
+            fault,
+            fault_joint,
+            inhibited,
             target_rad,
         }
     }
@@ -246,9 +320,16 @@ recorded!(Outcome {
     sequence: u64,
     expires_ns: u64,
     phase_since_ns: u64,
+    phase_since_tick: u64,
+    fault_since_ns: u64,
+    fault_value: f64,
+    fault_limit: f64,
     phase: u32,
     cause: u32,
     moving: u32,
+    fault: u32,
+    fault_joint: u32,
+    inhibited: u32,
     target_rad: [f64; MAX_JOINTS],
 } fixed {});
 
@@ -273,28 +354,31 @@ recorded!(JointFeedback {
 recorded!(Feedback {
     generation: u64,
     bus_up: u64,
+    torque_losses: u64,
+    limp_joint: u64,
     joints: [JointFeedback; MAX_JOINTS],
 } fixed {});
 
 /// The entries of a tick, for the header of a file. setup-only.
 pub fn entries() -> Vec<EntryHeader> {
     vec![
-        describe::<Period>(tag::PERIOD, "period"),
-        describe::<Period>(tag::OVERRUN, "overrun"),
-        describe::<bool>(tag::STOPPING, "stopping"),
-        describe::<OrderTaken>(tag::ORDER, "order"),
-        describe::<Feedback>(tag::FEEDBACK, "feedback"),
-        describe::<CommandTaken>(tag::COMMAND, "command"),
-        describe::<bool>(tag::REPLY_CORRUPT, "reply_corrupt"),
-        describe::<u64>(tag::BLOCK_FAULT, "block_fault"),
-        describe::<f64>(tag::DRIVEN, "driven"),
-        describe::<Goals>(tag::GOALS, "goals"),
-        describe::<Reply>(tag::REPLY, "reply"),
-        describe::<Outcome>(tag::OUTCOME, "outcome"),
+        describe::<Period>(tag::PERIOD, "period", "loop"),
+        describe::<Period>(tag::OVERRUN, "overrun", "loop"),
+        describe::<bool>(tag::STOPPING, "stopping", "loop"),
+        describe::<OrderTaken>(tag::ORDER, "order", "loop"),
+        describe::<Feedback>(tag::FEEDBACK, "feedback", "device"),
+        describe::<CommandTaken>(tag::COMMAND, "command", "device"),
+        describe::<bool>(tag::REPLY_CORRUPT, "reply_corrupt", "device"),
+        describe::<u64>(tag::BLOCK_FAULT, "block_fault", "loop"),
+        describe::<f64>(tag::DRIVEN, "driven", "wire"),
+        describe::<RobotFlags>(tag::SAFETY, "safety", "loop"),
+        describe::<Goals>(tag::GOALS, "goals", "device"),
+        describe::<Reply>(tag::REPLY, "reply", "device"),
+        describe::<Outcome>(tag::OUTCOME, "outcome", "device"),
     ]
 }
 
-fn describe<T: State>(tag: u16, name: &str) -> EntryHeader {
+fn describe<T: State>(tag: u16, name: &str, of: &str) -> EntryHeader {
     let mut words = Vec::new();
     T::describe("", &mut words);
     let direction = if tag < tag::FIRST_OUTPUT {
@@ -305,6 +389,7 @@ fn describe<T: State>(tag: u16, name: &str) -> EntryHeader {
     EntryHeader {
         tag,
         name: name.to_owned(),
+        of: of.to_owned(),
         direction: direction.to_owned(),
         words,
     }
@@ -324,7 +409,7 @@ mod tests {
             assert!(!later.iter().any(twice), "{entry:?}");
         }
         let feedback = &entries[4];
-        assert_eq!(feedback.words[2], "joints[0].position_rad:f64");
+        assert_eq!(feedback.words[4], "joints[0].position_rad:f64");
         assert_eq!(entries[2].words, ["value:u64"]);
     }
 
@@ -334,8 +419,13 @@ mod tests {
         let sources = [
             include_str!("control_loop.rs"),
             include_str!("control_loop/seat.rs"),
+            include_str!("control_loop/failsafe.rs"),
             include_str!("device.rs"),
+            include_str!("device/command.rs"),
+            include_str!("device/moving.rs"),
+            include_str!("fault.rs"),
             include_str!("lease.rs"),
+            include_str!("safe_action.rs"),
             include_str!("motion.rs"),
             include_str!("steady.rs"),
         ];

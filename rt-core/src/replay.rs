@@ -415,9 +415,12 @@ fn name_of(header: &Header, loop_index: usize, entry: Entry) -> String {
         || format!("entry {}", entry.tag),
         |known| known.name.clone(),
     );
+    let of = known.map_or("device", |known| known.of.as_str());
     let devices = header.loops.get(loop_index).map(|known| &known.devices);
-    match devices.and_then(|devices| devices.get(usize::from(entry.index))) {
-        Some(device) => format!("{tag} of {}", device.name),
-        None => tag,
+    let device = devices.and_then(|devices| devices.get(usize::from(entry.index)));
+    match (of, device) {
+        ("loop", _) => tag,
+        ("device", Some(device)) => format!("{tag} of {}", device.name),
+        _ => format!("{tag} of {of} {}", entry.index),
     }
 }

@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use kairo_link::stats::MAX_LOOPS;
 
+use crate::config::EstopConfig;
+use crate::estop::Estop;
+
 /// What bring-up decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -25,9 +28,23 @@ pub struct Shared {
     stopping: AtomicBool,
     loops_done: AtomicBool,
     heartbeats: [AtomicU64; MAX_LOOPS],
+    estop: Estop,
 }
 
 impl Shared {
+    /// The words of a robot with these e-stops. setup-only.
+    pub fn new(estop: &EstopConfig) -> Self {
+        Self {
+            estop: Estop::new(estop),
+            ..Self::default()
+        }
+    }
+
+    /// The words of e-stops and operators. rt-safe.
+    pub const fn estop(&self) -> &Estop {
+        &self.estop
+    }
+
     /// What bring-up decided. rt-safe.
     pub fn decision(&self) -> Decision {
         // Pairs with `decide`.

@@ -54,6 +54,11 @@ impl Steadiness {
         }
     }
 
+    /// Whether the two newest samples of this joint agree. rt-safe.
+    pub const fn agrees(&self, joint: usize) -> bool {
+        self.joints[joint].agrees
+    }
+
     /// Whether every one of `joints`, those of the newest feedback, is steady. rt-safe.
     pub fn is_steady(&self, joints: &[JointFeedback]) -> bool {
         let mut pairs = self.joints.iter().zip(joints);

@@ -4,6 +4,8 @@
 //! machine wakes anybody up is not.
 
 mod blocks;
+#[path = "daemon/estop.rs"]
+mod estop;
 #[allow(dead_code, reason = "each test program uses its part of the harness")]
 mod harness;
 
@@ -16,10 +18,8 @@ use std::time::Duration;
 use harness::{AgentPlane, PERIOD_NS, Pose, Robot, SO101, eventually, has_arrived, hosted_config};
 use kairo_link::MonoNs;
 use kairo_link::abi::{Cause, Phase, Verdict};
-use kairo_link::control::BringupCheck;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
-use nix::sys::signal::Signal;
 
 const HOME: Pose = [0.0; 6];
 const POSE: Pose = [0.6, -0.4, 0.5, -0.3, 0.7, 0.4];
@@ -75,7 +75,7 @@ fn reaches_poses_and_refuses_what_is_wrong_by_name() {
     lease.take_replies();
 
     let mut outside = lease.command(HOME, 300);
-    outside.position_rad[5] = 2.0;
+    outside.target[5] = 2.0;
     let reply = lease.ask(&outside);
     assert_eq!(
         Verdict::from_u32(reply.verdict),
@@ -101,7 +101,7 @@ fn reaches_poses_and_refuses_what_is_wrong_by_name() {
 }
 
 #[test]
-fn an_expired_command_takes_the_safe_action_within_two_periods() {
+fn an_expired_command_takes_the_safe_action_within_one_period() {
     let robot = Robot::start();
     let mut plane = robot.connect_ready();
     let mut lease = plane.open_lease();
@@ -112,20 +112,18 @@ fn an_expired_command_takes_the_safe_action_within_two_periods() {
     assert_eq!(reply.expires_ns, expires);
     let safe = plane.wait_for_phase(Phase::Safe);
     assert_eq!(safe.cause, Cause::CommandExpired as u32);
-    // By kairo-rt's own clock, apart from how late this machine woke it.
-    let late = plane.stats.block().loops[0]
-        .periods
-        .lateness
-        .snapshot()
-        .max_ns;
+    // By kairo-rt's own clock, apart from how late this machine woke it and how long it kept it.
+    let periods = &plane.stats.block().loops[0].periods;
+    let late = periods.lateness.snapshot().max_ns + periods.execution.snapshot().max_ns;
     let after = safe
         .phase_since_ns
         .checked_sub(expires)
         .expect("not before it expired");
     assert!(
-        after <= 2 * PERIOD_NS + late,
-        "{after} ns after expiry, lateness at most {late} ns"
+        after <= PERIOD_NS + late,
+        "{after} ns after expiry, late at most {late} ns"
     );
+    assert!(safe.phase_since_tick > reply.tick);
     let held = plane.wait_for_rest();
     for (joint, far) in held.joints.iter().zip(FAR) {
         assert!(
@@ -385,6 +383,112 @@ fn a_pulled_cable_is_lost_and_found_and_nothing_jumps() {
 }
 
 #[test]
+fn a_jammed_joint_stops_the_arm_until_somebody_resets_it() {
+    let mut robot = Robot::start();
+    let mut plane = robot.connect_ready();
+    let mut lease = plane.open_lease();
+    plane.stream(&mut lease, HOME, |state| {
+        has_arrived(state, &HOME, NEAR_RAD)
+    });
+    robot.arm.ask(r#"{"op":"jam","id":1,"jammed":true}"#);
+    let mut away = HOME;
+    away[0] = 1.5;
+    plane.stream(&mut lease, away, |state| state.fault != 0);
+    assert_eq!(plane.wait_for_lease_end(lease.epoch), "following_error");
+    let state = plane.wait_for_phase(Phase::Safe);
+    assert_eq!(
+        (state.cause, state.fault, state.fault_joint),
+        (
+            Cause::FollowingError as u32,
+            Cause::FollowingError as u32,
+            0
+        )
+    );
+    assert!(state.fault_value.abs() > state.fault_limit && state.fault_limit == 0.5);
+    let rest = plane.wait_for_rest();
+    assert!((rest.joints[0].setpoint_rad - rest.joints[0].position_rad).abs() < NEAR_RAD);
+
+    let mut next = plane.open_lease();
+    let command = next.command(HOME, 300);
+    let reply = next.ask(&command);
+    assert_eq!(
+        (reply.verdict, reply.cause, reply.joint),
+        (Verdict::Faulted as u32, Cause::FollowingError as u32, 0)
+    );
+    robot.arm.ask(r#"{"op":"jam","id":1,"jammed":false}"#);
+    let reset = next.reset();
+    assert_eq!(next.verdict(&reset), Verdict::Accepted);
+    plane.stream(&mut next, POSE, |state| has_arrived(state, &POSE, NEAR_RAD));
+    assert_pure(&plane);
+}
+
+#[test]
+fn a_servo_that_loses_its_torque_again_is_not_switched_on_again() {
+    let mut robot = Robot::start();
+    let mut plane = robot.connect_ready();
+    // Twice, or once where a starved simulator answers so late that it seems limp by itself.
+    for _ in 0..2 {
+        let held = eventually("it is under torque, or not any more", || {
+            let is_faulted = plane.state().fault != 0;
+            (is_faulted || robot.arm.is_under_torque()).then_some(!is_faulted)
+        });
+        if !held {
+            break;
+        }
+        // The switch is sent three times: what the servo answers to comes after the last of them.
+        let replies = &plane.stats.block().buses[0].servos[1].replies;
+        let seen = replies.load(Ordering::Relaxed);
+        eventually("it answers ten times", || {
+            (replies.load(Ordering::Relaxed) >= seen + 10).then_some(())
+        });
+        robot.arm.ask(r#"{"op":"reboot","id":2}"#);
+        plane.wait_for_presence(false);
+        plane.wait_for_presence(true);
+    }
+    let state = plane.wait_for_phase(Phase::Safe);
+    let latched = Cause::TorqueLost as u32;
+    assert_eq!((state.cause, state.fault), (latched, latched));
+    let tick = state.tick;
+    eventually("many ticks pass", || {
+        (plane.state().tick > tick + 50).then_some(())
+    });
+    assert!(!robot.arm.is_under_torque());
+    let mut lease = plane.open_lease();
+    let command = lease.command(HOME, 300);
+    assert_eq!(lease.verdict(&command), Verdict::Faulted);
+    let reset = lease.reset();
+    assert_eq!(lease.verdict(&reset), Verdict::Accepted);
+    plane.stream(&mut lease, HOME, |state| {
+        has_arrived(state, &HOME, NEAR_RAD)
+    });
+    assert!(robot.arm.is_under_torque());
+}
+
+#[test]
+fn ramps_to_the_rest_pose_when_the_lease_ends() {
+    let mut config = hosted_config().replace("safe_action = \"hold\"", "safe_action = \"ramp\"");
+    for id in 1..=6 {
+        let line = format!("servo_id = {id}\n");
+        config = config.replace(&line, &format!("{line}rest_position_rad = 0.2\n"));
+    }
+    let mut robot = Robot::start_with(&config, &[]);
+    let mut plane = robot.connect_ready();
+    let mut lease = plane.open_lease();
+    plane.stream(&mut lease, POSE, |state| state.moving == 1);
+    assert_eq!(plane.close_lease(&lease, false), "released");
+    let rest = [0.2; 6];
+    eventually("the arm is in its rest pose", || {
+        has_arrived(&plane.state(), &rest, NEAR_RAD).then_some(())
+    });
+    let state = plane.state();
+    assert_eq!(
+        (state.phase, state.cause),
+        (Phase::Safe as u32, Cause::Released as u32)
+    );
+    assert!(robot.arm.is_under_torque());
+}
+
+#[test]
 fn a_second_agent_plane_is_refused_while_the_first_lives() {
     let robot = Robot::start();
     let first = robot.connect();
@@ -589,82 +693,4 @@ fn a_wrong_file_is_refused_with_status_two_and_every_problem() {
     assert_eq!(run(&["--check"]).status.code(), Some(0));
     let output = run(&["--check", "--port", "arm=/dev/null"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("no bus is named arm"));
-}
-
-#[test]
-fn a_missed_period_under_the_policy_stop_ends_the_lease_and_makes_the_arm_safe() {
-    let config = hosted_config().replace("overrun = \"skip\"", "overrun = \"stop\"");
-    let robot = Robot::start_with(&config, &[]);
-    let mut plane = robot.connect();
-    // Not `connect_ready`: where the machine stalls just now, the arm is safe before it was seen
-    // to hold.
-    eventually("the arm is there", || {
-        let phase = plane.state().phase;
-        (phase == Phase::Holding as u32 || phase == Phase::Safe as u32).then_some(())
-    });
-    let lease = plane.open_lease();
-    // Every period it sleeps through is missed.
-    robot.signal(Signal::SIGSTOP);
-    std::thread::sleep(Duration::from_millis(50));
-    robot.signal(Signal::SIGCONT);
-    // A busy machine may have missed one before: the cause is the same.
-    assert_eq!(
-        plane.wait_for_lease_end(lease.epoch),
-        Cause::LoopOverrun.name()
-    );
-    let stats = plane.stats.clone();
-    assert!(stats.block().loops[0].stops.load(Ordering::Relaxed) > 0);
-    let periods = &stats.block().loops[0].periods;
-    assert!(periods.skipped.load(Ordering::Relaxed) > 0);
-    let state = plane.wait_for_phase(Phase::Safe);
-    assert_eq!(state.cause, Cause::LoopOverrun as u32);
-    plane.open_lease();
-    assert_pure(&plane);
-}
-
-#[test]
-fn every_overrun_policy_keeps_the_account_of_periods_through_a_stopped_process() {
-    for policy in ["\"burst\"\nburst_max = 5", "\"realign\"", "\"skip\""] {
-        let config = hosted_config().replace("\"skip\"", policy);
-        let robot = Robot::start_with(&config, &[]);
-        let mut plane = robot.connect_ready();
-        for _ in 0..3 {
-            robot.signal(Signal::SIGSTOP);
-            std::thread::sleep(Duration::from_millis(30));
-            robot.signal(Signal::SIGCONT);
-            let from = plane.state().tick;
-            eventually("it ticks on", || {
-                (plane.state().tick > from + 10).then_some(())
-            });
-        }
-        assert_pure(&plane);
-    }
-}
-
-#[test]
-fn a_traced_loop_follows_commands_without_a_system_call() {
-    let config = hosted_config().replace("[robot]", "[robot]\npurity = \"trace\"");
-    let robot = Robot::start_with(&config, &[]);
-    let mut plane = robot.connect_ready();
-    let traced = |check: &&BringupCheck| check.check == "system_call_trace";
-    let line = plane.welcome.bringup.iter().find(traced).cloned();
-    let line = line.expect("the trace has a line in the table");
-    if !line.ok {
-        eprintln!("not traced: {}", line.found);
-        return;
-    }
-    let mut lease = plane.open_lease();
-    plane.stream(&mut lease, POSE, |state| {
-        has_arrived(state, &POSE, NEAR_RAD)
-    });
-    plane.close_lease(&lease, false);
-    let thread = &plane.stats.block().loops[0].periods.thread;
-    assert_eq!(
-        thread.traced_calls.load(Ordering::Relaxed),
-        0,
-        "{}",
-        robot.log()
-    );
-    assert!(!robot.log().contains("made system call"), "{}", robot.log());
-    assert_pure(&plane);
 }

@@ -49,6 +49,17 @@ pub enum Command {
         #[command(subcommand)]
         command: FailsafeCommand,
     },
+    /// Says whether this machine is fit for real time, and what mends it.
+    ///
+    /// Exit status 1 when a required check fails. Without a running kairo-rt the machine is looked
+    /// at from here.
+    Doctor(DoctorOptions),
+    /// Checks configuration files. Needs no running system.
+    Config {
+        /// The verb.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
     /// Calls any method of the kernel and prints its result.
     Call {
         /// The method, such as device.list; kernel.introspect lists all.
@@ -57,6 +68,14 @@ pub enum Command {
         #[arg(default_value = "{}")]
         params: String,
     },
+    /// Shows and exports what the flight recorder kept.
+    Record {
+        /// The verb.
+        #[command(subcommand)]
+        command: RecordCommand,
+    },
+    /// Replays a record through kairo-rt and compares every output, bit for bit.
+    Replay(ReplayOptions),
     /// Prints events as they happen.
     Events(EventOptions),
 }
@@ -83,6 +102,11 @@ pub enum DeviceCommand {
     },
     /// Moves a device: claims it, commands it until it is there, releases it.
     Send(SendOptions),
+    /// Clears a latched fault, after what caused it has been dealt with. Moves nothing.
+    Reset {
+        /// Id or alias of the device.
+        device: String,
+    },
     /// Shows a device's joints, live.
     Watch(WatchOptions),
 }
@@ -105,8 +129,14 @@ pub struct SendOptions {
     pub device: String,
     /// Target positions in rad: NAME=RAD, separated by commas.
     #[arg(long, value_name = "NAME=RAD,…", value_delimiter = ',', allow_hyphen_values = true,
-          value_parser = joint_position, required_unless_present = "stop", conflicts_with = "stop")]
+          value_parser = joint_number, required_unless_present_any = ["stop", "velocity"],
+          conflicts_with_all = ["stop", "velocity"])]
     pub position: Vec<(String, f64)>,
+    /// Velocities in rad/s for as long as --hold says, instead: NAME=RAD/S, separated by commas.
+    /// The other joints come to rest, and all do at the end.
+    #[arg(long, value_name = "NAME=RAD/S,…", value_delimiter = ',', allow_hyphen_values = true,
+          value_parser = joint_number, conflicts_with = "stop")]
+    pub velocity: Vec<(String, f64)>,
     /// Slow down and hold instead.
     #[arg(long)]
     pub stop: bool,
@@ -122,6 +152,12 @@ pub struct SendOptions {
     /// Fraction of the joints' velocity limits to use, above 0 up to 1.
     #[arg(long, default_value_t = 1.0, value_parser = finite)]
     pub velocity_scale: f64,
+    /// Acceleration to use at most, rad/s²; the joints' limits if absent.
+    #[arg(long, value_parser = finite)]
+    pub acceleration: Option<f64>,
+    /// Jerk to use at most, rad/s³; the joints' limits if absent.
+    #[arg(long, value_parser = finite)]
+    pub jerk: Option<f64>,
 }
 
 /// Options of `device watch`.
@@ -155,6 +191,55 @@ pub struct LatencyOptions {
     pub svg: Option<PathBuf>,
 }
 
+/// Verbs of `record`.
+#[derive(Debug, Subcommand)]
+pub enum RecordCommand {
+    /// Lists the record files of a directory.
+    List {
+        /// The directory.
+        #[arg(
+            long,
+            value_name = "DIR",
+            env = "KAIRO_RECORD_DIR",
+            default_value = "/var/lib/kairo/records"
+        )]
+        directory: PathBuf,
+    },
+    /// Shows what is in a record file, and how it ends.
+    Info {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Writes a record file in a format that other programs read.
+    Export(ExportOptions),
+}
+
+/// Options of `record export`.
+#[derive(Debug, Args)]
+pub struct ExportOptions {
+    /// The record file.
+    pub file: PathBuf,
+    /// Write MCAP, with JSON messages and their schemas, for Foxglove and its kin.
+    #[arg(long, value_name = "FILE", required_unless_present = "csv")]
+    pub mcap: Option<PathBuf>,
+    /// Write comma-separated values, a row for every word.
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+}
+
+/// Options of `replay`.
+#[derive(Debug, Args)]
+pub struct ReplayOptions {
+    /// The record file.
+    pub file: PathBuf,
+    /// Begin at the last keyframe before this tick.
+    #[arg(long, value_name = "TICK")]
+    pub from: Option<u64>,
+    /// Stop after this tick.
+    #[arg(long, value_name = "TICK")]
+    pub to: Option<u64>,
+}
+
 /// Options of `events`.
 #[derive(Debug, Args)]
 pub struct EventOptions {
@@ -171,6 +256,24 @@ pub struct EventOptions {
 pub enum FailsafeCommand {
     /// Lists the causes with their actions, clear conditions and takeover rules.
     List(FailsafeListOptions),
+    /// Raises a cause from outside: low_battery or operator_request. As root, on the robot.
+    Raise {
+        /// The cause.
+        cause: String,
+    },
+    /// Lowers what was raised. As root, on the robot.
+    Lower {
+        /// The cause.
+        cause: String,
+    },
+    /// Takes over from the causes an operator may take over from. As root, on the robot.
+    TakeOver,
+    /// Defers what is deferrable, until `--end` or its time is over. As root, on the robot.
+    Defer {
+        /// End the deferral.
+        #[arg(long)]
+        end: bool,
+    },
     /// Runs the failsafe machine over a timeline and shows what it decides, and why.
     ///
     /// Without --at, moments are read from standard input, one a line.
@@ -205,6 +308,35 @@ pub struct SimulateOptions {
     pub at: Vec<String>,
 }
 
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorOptions {
+    /// The checks of the real-time plane.
+    #[arg(long, required = true)]
+    pub rt: bool,
+    /// Look at this machine for the robot of this file, whatever runs.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Verbs of `config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Reads a robot.toml as kairo-rt would, and shows every problem with its line and its fix.
+    Check(ConfigCheckOptions),
+}
+
+/// Options of `config check`.
+#[derive(Debug, Args)]
+pub struct ConfigCheckOptions {
+    /// The file.
+    #[arg(default_value = "/config/robot.toml")]
+    pub file: PathBuf,
+    /// Also hold this machine against it: cores, isolation, timers.
+    #[arg(long)]
+    pub machine: bool,
+}
+
 /// Verbs of `rt`.
 #[derive(Debug, Subcommand)]
 pub enum RtCommand {
@@ -212,6 +344,16 @@ pub enum RtCommand {
     Status,
     /// Shows a latency histogram.
     Histogram(HistogramOptions),
+    /// Stops every device, now. Works without kairod; on the robot itself, as root.
+    Estop,
+    /// Clears the e-stop that the robot starts with, or that somebody asked for.
+    ///
+    /// On the robot itself, as root or kairo-rt's user. Every input must be good.
+    ClearEstop,
+    /// Shows the e-stop and what every failsafe machine decided, without kairod.
+    Safety,
+    /// Counts from now on, for every client; the real-time plane is only read.
+    Reset,
 }
 
 /// Options of `rt histogram`.
@@ -223,9 +365,15 @@ pub struct HistogramOptions {
     /// Name of a bus.
     #[arg(long, value_name = "NAME", conflicts_with = "control_loop")]
     pub bus: Option<String>,
+    /// All loops together; with `--kind round-trip` all buses.
+    #[arg(long, conflicts_with_all = ["control_loop", "bus"])]
+    pub all: bool,
     /// What to show.
     #[arg(long, value_enum)]
     pub kind: Option<HistogramKind>,
+    /// Write the loops' histograms to this file, in the shape of `cyclictest --json`.
+    #[arg(long, value_name = "FILE", conflicts_with = "bus")]
+    pub cyclictest_json: Option<PathBuf>,
     /// Write a plot to this file.
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
@@ -256,11 +404,11 @@ impl HistogramKind {
     }
 }
 
-/// Reads `NAME=RAD`.
-fn joint_position(text: &str) -> Result<(String, f64), String> {
+/// Reads `NAME=NUMBER`.
+fn joint_number(text: &str) -> Result<(String, f64), String> {
     let (name, value) = text
         .split_once('=')
-        .ok_or_else(|| format!("{text:?} is not NAME=RAD, such as elbow_flex=-0.2"))?;
+        .ok_or_else(|| format!("{text:?} is not JOINT=NUMBER, such as elbow_flex=-0.2"))?;
     let value = finite(value).map_err(|_| format!("{value:?} is not a number of radians"))?;
     Ok((name.to_string(), value))
 }

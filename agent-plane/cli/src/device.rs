@@ -65,7 +65,7 @@ pub fn info(session: &mut Session<'_>, terminal: &Terminal, device: &str) -> Res
     terminal.line(format!(
         "device       {} ({})\nalias        {}\nbus          {} at {}\nloop         {}\n\
          status       {}, phase {}, cause {}\nholder       {}\nsafe action  {}\n\
-         longest ttl  {} ms\n",
+         torque       {} at start, {} now\nfault        {}\nlongest ttl  {} ms\n",
         text(&info["id"]),
         text(&info["kind"]),
         text(&info["alias"]),
@@ -77,6 +77,9 @@ pub fn info(session: &mut Session<'_>, terminal: &Terminal, device: &str) -> Res
         text(&info["cause"]),
         holder(&info["holder"]),
         text(&info["safe_action"]),
+        on_off(&info["torque_at_start"]),
+        on_off(&info["state"]["torque"]),
+        fault(&info["fault"]),
         text(&info["ttl_max_ms"]),
     ))?;
     let mut table = Table::new(&[
@@ -87,6 +90,9 @@ pub fn info(session: &mut Session<'_>, terminal: &Terminal, device: &str) -> Res
         ">MAX rad",
         ">SPEED rad/s",
         ">ACCEL rad/s²",
+        ">JERK rad/s³",
+        ">FOLLOW rad",
+        ">REST rad",
     ]);
     for joint in items(&info["joints"]) {
         let name = text(&joint["name"]);
@@ -99,9 +105,28 @@ pub fn info(session: &mut Session<'_>, terminal: &Terminal, device: &str) -> Res
             number(&joint["position_max_rad"], 4).into(),
             number(&joint["velocity_max_rad_s"], 2).into(),
             number(&joint["acceleration_max_rad_s2"], 2).into(),
+            number(&joint["jerk_max_rad_s3"], 1).into(),
+            number(&joint["following_error_max_rad"], 2).into(),
+            number(&joint["rest_position_rad"], 4).into(),
         ]);
     }
     terminal.table(&table)
+}
+
+fn on_off(value: &Value) -> &'static str {
+    match value.as_bool() {
+        Some(true) => "on",
+        Some(false) => "off",
+        None => "-",
+    }
+}
+
+/// A latched fault in one line.
+fn fault(fault: &Value) -> String {
+    if fault.is_null() {
+        return "none".into();
+    }
+    format!("{}: {}", text(&fault["cause"]), text(&fault["explanation"]))
 }
 
 /// `device release`.

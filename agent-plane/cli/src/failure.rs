@@ -27,6 +27,17 @@ pub enum Failure {
     /// A program could not be started or was not content.
     #[error("{0}")]
     Program(String),
+    /// kairo-rt's own socket.
+    #[error("kairo-rt does not answer at {path}: {error}")]
+    Operator {
+        /// Which.
+        path: String,
+        /// Why.
+        error: kairo_link::control::ControlError,
+    },
+    /// The real-time plane refuses.
+    #[error("{0}")]
+    Refused(String),
     /// Standard output was closed.
     #[error("the output was closed")]
     OutputClosed,
@@ -37,6 +48,7 @@ impl Failure {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::OutputClosed => ExitCode::SUCCESS,
+            Self::Refused(_) => ExitCode::from(3),
             Self::Usage(_) | Self::Client(ClientError::Endpoint(_)) => ExitCode::from(2),
             Self::Client(error) => ExitCode::from(error.refusal().map_or(1, status_of)),
             _ => ExitCode::from(1),
@@ -49,6 +61,10 @@ impl Failure {
             Self::Client(ClientError::Connect { .. }) => Some(
                 "start the system with `cargo xtask run`, or say where it is with --socket or \
                  KAIRO_IPC_SOCKET",
+            ),
+            Self::Operator { .. } => Some(
+                "run it on the robot itself, as root or as kairo-rt's user; KAIRO_RUN_DIR says \
+                 where",
             ),
             Self::Client(ClientError::Closed) => {
                 Some("kairod may have been restarted; run the command again")

@@ -7,23 +7,31 @@
 
 mod arguments;
 mod call;
+mod config_check;
+mod cyclictest;
 mod device;
+mod doctor;
 mod events;
 mod failsafe;
 mod failure;
 mod latency;
 mod latency_window;
+mod operator;
 mod plot;
+mod record;
 mod rt;
 mod send;
 mod status;
 mod terminal;
 
 use clap::Parser;
+use kairo_link::operator::OperatorRequest;
 use kairo_wire::Client;
 use kairo_wire::endpoint::Endpoint;
 
-use crate::arguments::{Arguments, Command, DeviceCommand, FailsafeCommand, RtCommand};
+use crate::arguments::{
+    Arguments, Command, ConfigCommand, DeviceCommand, FailsafeCommand, RecordCommand, RtCommand,
+};
 use crate::failure::Failure;
 use crate::terminal::Terminal;
 
@@ -43,16 +51,27 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
-    if let Command::Failsafe { command } = &arguments.command {
-        return match command {
-            FailsafeCommand::List(options) => failsafe::list(terminal, options),
-            FailsafeCommand::Simulate(options) => failsafe::simulate(terminal, options),
-        };
+    if let Some(done) = without_kernel(arguments, terminal) {
+        return done;
+    }
+    match &arguments.command {
+        Command::Doctor(options) => return doctor::rt(arguments, terminal, options),
+        Command::Config { command } => {
+            let ConfigCommand::Check(options) = command;
+            return config_check::check(terminal, options);
+        }
+        _ => {}
     }
     let endpoint = match &arguments.socket {
         Some(text) => Endpoint::parse(text).map_err(kairo_wire::ClientError::from)?,
         None => Endpoint::from_environment().map_err(kairo_wire::ClientError::from)?,
     };
+    if let Command::Rt {
+        command: RtCommand::Estop,
+    } = &arguments.command
+    {
+        return operator::estop(terminal, &endpoint, arguments.timeout);
+    }
     let mut client = Client::connect_to(&endpoint)?;
     let mut session = call::Session::new(&mut client, arguments.timeout);
     match &arguments.command {
@@ -68,13 +87,52 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
             }
             DeviceCommand::Release { device } => device::release(&mut session, terminal, device),
             DeviceCommand::Send(options) => send::send(&mut session, terminal, options),
+            DeviceCommand::Reset { device } => send::reset(&mut session, terminal, device),
             DeviceCommand::Watch(options) => device::watch(&mut session, terminal, options),
         },
-        // Needs no kernel, and was done above.
-        Command::Failsafe { .. } => Ok(()),
+        // Need no kernel, and were done above.
+        Command::Failsafe { .. }
+        | Command::Record { .. }
+        | Command::Replay(_)
+        | Command::Doctor(_)
+        | Command::Config { .. } => Ok(()),
         Command::Rt { command } => match command {
             RtCommand::Status => rt::status(&mut session, terminal),
             RtCommand::Histogram(options) => rt::histogram(&mut session, terminal, options),
+            RtCommand::Reset => rt::reset(&mut session, terminal),
+            // As above.
+            RtCommand::Estop | RtCommand::ClearEstop | RtCommand::Safety => Ok(()),
         },
+    }
+}
+
+/// What goes past kairod, or needs nobody at all; none for everything else.
+fn without_kernel(arguments: &Arguments, terminal: &Terminal) -> Option<Result<(), Failure>> {
+    let ask = |request| Some(operator::tell(terminal, &request, arguments.timeout));
+    match &arguments.command {
+        Command::Rt { command } => match command {
+            RtCommand::ClearEstop => ask(OperatorRequest::ClearEstop),
+            RtCommand::Safety => ask(OperatorRequest::Status),
+            _ => None,
+        },
+        Command::Record { command } => Some(match command {
+            RecordCommand::List { directory } => record::list(terminal, directory),
+            RecordCommand::Info { file } => record::info(terminal, file),
+            RecordCommand::Export(options) => record::export(terminal, options),
+        }),
+        Command::Replay(options) => Some(record::replay(terminal, options)),
+        Command::Failsafe { command } => match command {
+            FailsafeCommand::List(options) => Some(failsafe::list(terminal, options)),
+            FailsafeCommand::Simulate(options) => Some(failsafe::simulate(terminal, options)),
+            FailsafeCommand::Raise { cause } => ask(OperatorRequest::Raise {
+                cause: cause.clone(),
+            }),
+            FailsafeCommand::Lower { cause } => ask(OperatorRequest::Lower {
+                cause: cause.clone(),
+            }),
+            FailsafeCommand::TakeOver => ask(OperatorRequest::TakeOver),
+            FailsafeCommand::Defer { end } => ask(OperatorRequest::Defer { on: !end }),
+        },
+        _ => None,
     }
 }

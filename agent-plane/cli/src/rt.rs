@@ -1,9 +1,13 @@
 //! `kairo rt status` and `kairo rt histogram`.
 
+use std::path::Path;
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 
-use crate::arguments::HistogramOptions;
+use crate::arguments::{HistogramKind, HistogramOptions};
 use crate::call::Session;
+use crate::cyclictest::{self, Thread};
 use crate::failure::Failure;
 use crate::plot;
 use crate::terminal::{
@@ -41,6 +45,7 @@ pub fn status(session: &mut Session<'_>, terminal: &Terminal) -> Result<(), Fail
     recorder(terminal, &status["recorder"])?;
     bringup(terminal, &status)?;
     loops(terminal, &status)?;
+    overruns(terminal, &status)?;
     threads(terminal, &status)?;
     buses(terminal, &status)?;
     devices(terminal, &status)
@@ -77,8 +82,13 @@ fn recorder(terminal: &Terminal, recorder: &Value) -> Result<(), Failure> {
 fn bringup(terminal: &Terminal, status: &Value) -> Result<(), Failure> {
     terminal.line("")?;
     terminal.heading("Bring-up, read back from the kernel")?;
+    bringup_table(terminal, &status["bringup"])
+}
+
+/// The lines of bring-up, with what mends those that failed.
+pub fn bringup_table(terminal: &Terminal, checks: &Value) -> Result<(), Failure> {
     let mut table = Table::new(&["SCOPE", "CHECK", "WANTED", "FOUND", "OK", "FIX"]);
-    for check in items(&status["bringup"]) {
+    for check in items(checks) {
         let ok = match (check["ok"] == true, check["required"] == true) {
             (true, _) => Cell::toned("yes", Tone::Good),
             (false, true) => Cell::toned("NO", Tone::Bad),
@@ -135,6 +145,66 @@ fn loops(terminal: &Terminal, status: &Value) -> Result<(), Failure> {
     terminal.table(&table)
 }
 
+/// What overran, and why; only where something did.
+fn overruns(terminal: &Terminal, status: &Value) -> Result<(), Failure> {
+    const COUNTERS: [&str; 6] = [
+        "over_budget",
+        "overruns_late_wake",
+        "overruns_long_execution",
+        "overruns_bus",
+        "caught_up",
+        "stops",
+    ];
+    let count = |each: &Value, name: &str| each[name].as_u64().unwrap_or(0);
+    let overran = |each: &&Value| COUNTERS.iter().any(|name| count(each, name) > 0);
+    let loops: Vec<&Value> = items(&status["loops"]).iter().filter(overran).collect();
+    if loops.is_empty() {
+        return Ok(());
+    }
+    terminal.line("")?;
+    terminal.heading("Overruns, by cause")?;
+    let mut table = Table::new(&[
+        "LOOP",
+        ">BUDGET µs",
+        ">OVER BUDGET",
+        ">LATE WAKE-UP",
+        ">LONG TICK",
+        ">SLOW BUS",
+        ">CAUGHT UP",
+        ">STOPS",
+    ]);
+    for each in loops {
+        let cells = [
+            Cell::from(text(&each["name"])),
+            number(&each["budget_us"], 0).into(),
+        ];
+        let counters = COUNTERS
+            .iter()
+            .map(|name| should_be_zero(&json!(count(each, name))));
+        table.row(cells.into_iter().chain(counters));
+    }
+    terminal.table(&table)
+}
+
+/// The first system call of a tick, where it is traced.
+fn system_calls(terminal: &Terminal, status: &Value) -> Result<(), Failure> {
+    for each in items(&status["loops"]) {
+        let call = &each["thread"]["first_system_call"];
+        if call.is_object() {
+            let line = format!(
+                "loop {} made system call {} ({}) at tick {}, from program offset {:#x}",
+                text(&each["name"]),
+                text(&call["name"]),
+                text(&call["number"]),
+                text(&call["tick"]),
+                call["program_offset"].as_u64().unwrap_or(0),
+            );
+            terminal.line(terminal.paint(Tone::Bad, &line))?;
+        }
+    }
+    Ok(())
+}
+
 fn threads(terminal: &Terminal, status: &Value) -> Result<(), Failure> {
     terminal.line("")?;
     terminal.heading("Threads, since arming")?;
@@ -160,7 +230,8 @@ fn threads(terminal: &Terminal, status: &Value) -> Result<(), Failure> {
             ]);
         }
     }
-    terminal.table(&table)
+    terminal.table(&table)?;
+    system_calls(terminal, status)
 }
 
 fn buses(terminal: &Terminal, status: &Value) -> Result<(), Failure> {
@@ -231,16 +302,19 @@ pub fn histogram(
     if let Some(name) = &options.bus {
         params.insert("bus".into(), json!(name));
     }
+    if options.all {
+        params.insert("all".into(), json!(true));
+    }
     if let Some(kind) = options.kind {
         params.insert("kind".into(), json!(kind.name()));
     }
+    if let Some(path) = &options.cyclictest_json {
+        let document = cyclictest_document(session, options)?;
+        write(path, &format!("{document:#}\n"))?;
+    }
     let histogram = session.call("rt.histogram", Value::Object(params))?;
     if let Some(path) = &options.svg {
-        let written = std::fs::write(path, plot::svg(&histogram));
-        written.map_err(|error| Failure::File {
-            path: path.display().to_string(),
-            error,
-        })?;
+        write(path, &plot::svg(&histogram))?;
     }
     if terminal.json {
         return terminal.json_page(&histogram);
@@ -251,6 +325,51 @@ pub fn histogram(
         Some(path) => terminal.line(format!("\nplot written to {}", path.display())),
         None => Ok(()),
     }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    std::fs::write(path, text).map_err(|error| Failure::File {
+        path: path.display().to_string(),
+        error,
+    })
+}
+
+/// Every loop, or the one that is named, as a thread of cyclictest.
+fn cyclictest_document(
+    session: &mut Session<'_>,
+    options: &HistogramOptions,
+) -> Result<Value, Failure> {
+    let kind = options.kind.unwrap_or(HistogramKind::Lateness);
+    let system = session.call("system.get_info", json!({}))?;
+    let status = session.call("rt.status", json!({}))?;
+    let mut threads = Vec::new();
+    for each in items(&status["loops"]) {
+        let name = text(&each["name"]);
+        if options
+            .control_loop
+            .as_ref()
+            .is_some_and(|wanted| *wanted != name)
+        {
+            continue;
+        }
+        let params = json!({"loop": name, "kind": kind.name()});
+        threads.push(Thread {
+            histogram: session.call("rt.histogram", params)?,
+            core: each["core"].as_u64(),
+        });
+    }
+    let counted_for = status["counted_for_s"].as_f64().unwrap_or(0.0).max(0.0);
+    let counted_for = Duration::try_from_secs_f64(counted_for).unwrap_or_default();
+    Ok(cyclictest::document(&threads, &system, counted_for))
+}
+
+/// `rt reset`.
+pub fn reset(session: &mut Session<'_>, terminal: &Terminal) -> Result<(), Failure> {
+    let reset = session.call("rt.reset", json!({}))?;
+    if terminal.json {
+        return terminal.json_page(&reset);
+    }
+    terminal.line("counters and histograms begin anew")
 }
 
 fn summary(terminal: &Terminal, histogram: &Value) -> Result<(), Failure> {

@@ -30,7 +30,8 @@ pub fn send(
     terminal: &Terminal,
     options: &SendOptions,
 ) -> Result<(), Failure> {
-    refuse_duplicates(&options.position)?;
+    refuse_duplicates(&options.position, "--position")?;
+    refuse_duplicates(&options.velocity, "--velocity")?;
     let claimed = session.call("device.claim", json!({"device": options.device}))?;
     let started = Instant::now();
     let progress = drive(session, options, &claimed["epoch"], started);
@@ -52,11 +53,39 @@ pub fn send(
     )))
 }
 
+/// `device reset`.
+pub fn reset(session: &mut Session<'_>, terminal: &Terminal, device: &str) -> Result<(), Failure> {
+    /// Long enough for a slow moment of the machine; a reset is over in a tick.
+    const TTL_MS: u64 = 500;
+    let info = session.call("device.info", json!({"device": device}))?;
+    let ttl_ms = info["ttl_max_ms"].as_u64().unwrap_or(TTL_MS).min(TTL_MS);
+    let claimed = session.call("device.claim", json!({"device": device}))?;
+    let params = json!({
+        "device": device,
+        "epoch": claimed["epoch"],
+        "ttl_ms": ttl_ms,
+        "command": {"mode": "reset"},
+    });
+    let reset = session.call("device.send", params);
+    let released = session.call("device.release", json!({"device": device}));
+    let reset = reset?;
+    released?;
+    let fault = &info["fault"];
+    if terminal.json {
+        let page = json!({"device": device, "fault": fault, "tick": reset["tick"]});
+        return terminal.json_page(&page);
+    }
+    terminal.line(match fault.is_null() {
+        true => format!("{device} had no fault"),
+        false => format!("reset {device}: {}", text(&fault["cause"])),
+    })
+}
+
 /// Refuses a joint with two targets: the command could hold only one of them.
-fn refuse_duplicates(positions: &[(String, f64)]) -> Result<(), Failure> {
-    for (index, (name, _)) in positions.iter().enumerate() {
-        if positions[..index].iter().any(|(before, _)| before == name) {
-            let text = format!("--position names {name} twice; give each joint one target");
+fn refuse_duplicates(targets: &[(String, f64)], option: &str) -> Result<(), Failure> {
+    for (index, (name, _)) in targets.iter().enumerate() {
+        if targets[..index].iter().any(|(before, _)| before == name) {
+            let text = format!("{option} names {name} twice; give each joint one target");
             return Err(Failure::Usage(text));
         }
     }
@@ -93,8 +122,9 @@ fn drive(
         std::thread::sleep(pause.min(options.hold));
         let info = session.call("device.info", json!({"device": options.device}))?;
         let state = info["state"].clone();
-        let there = is_there(options, &state, &accepted["sequence"]);
-        if there || started.elapsed() >= options.hold {
+        let over = started.elapsed() >= options.hold;
+        let there = is_there(options, &state, &accepted["sequence"], over);
+        if there || over {
             return Ok(Progress {
                 accepted,
                 state,
@@ -109,24 +139,39 @@ fn command(options: &SendOptions) -> Value {
     if options.stop {
         return json!({"mode": "stop"});
     }
-    let positions: Map<String, Value> = options
-        .position
+    let turns = !options.velocity.is_empty();
+    let (mode, key, targets) = match turns {
+        true => ("velocity", "velocities", &options.velocity),
+        false => ("position", "positions", &options.position),
+    };
+    let targets: Map<String, Value> = targets
         .iter()
         .map(|(name, value)| (name.clone(), json!(value)))
         .collect();
-    json!({
-        "mode": "position",
-        "positions": positions,
+    let mut command = json!({
+        "mode": mode,
+        key: targets,
         "velocity_scale": options.velocity_scale,
-    })
+    });
+    if let Some(acceleration) = options.acceleration {
+        command["acceleration_rad_s2"] = json!(acceleration);
+    }
+    if let Some(jerk) = options.jerk {
+        command["jerk_rad_s3"] = json!(jerk);
+    }
+    command
 }
 
-/// Whether every joint that was sent somewhere is near enough; for a stop, whether nothing moves.
-fn is_there(options: &SendOptions, state: &Value, sequence: &Value) -> bool {
+/// Whether every joint that was sent somewhere is near enough; for a stop, whether nothing moves;
+/// for velocities, whether the time is over.
+fn is_there(options: &SendOptions, state: &Value, sequence: &Value, over: bool) -> bool {
     // The state may be older than the command.
     let seen = state["sequence"].as_u64() >= sequence.as_u64();
     if options.stop {
         return seen && state["moving"] == false;
+    }
+    if !options.velocity.is_empty() {
+        return seen && over;
     }
     seen && options.position.iter().all(|(name, target)| {
         let position = state["joints"][name]["position_rad"].as_f64();

@@ -168,10 +168,17 @@ fn device_info() -> Value {
         json!({
             "name": name, "servo_id": servo_id, "position_min_rad": -1.9199,
             "position_max_rad": 1.9199, "velocity_max_rad_s": 2.0, "acceleration_max_rad_s2": 8.0,
+            "jerk_max_rad_s3": 160.0, "following_error_max_rad": 0.5,
+            "following_error_time_ms": 1000, "rest_position_rad": null,
         })
     };
     info["control_loop"] = json!("arm-loop");
     info["safe_action"] = json!("hold");
+    info["torque_at_start"] = json!(true);
+    info["fault"] = json!({
+        "cause": "following_error", "joint": "elbow_flex", "value": 0.62, "limit": 0.5,
+        "unit": "rad", "since_ns": 1, "explanation": "elbow_flex was 0.620 rad from its setpoint",
+    });
     info["ttl_max_ms"] = json!(1000);
     info["joints"] = json!([joint("shoulder_pan", 1), joint("elbow_flex", 3)]);
     info["state"] = sample();
@@ -183,8 +190,10 @@ fn quantiles(p50: f64, max: f64) -> Value {
 }
 
 fn rt_status() -> Value {
+    let call = json!({"number": 1, "name": "write", "tick": 123, "program_offset": 4096});
     let thread = json!({
-        "tid": 77, "minor_faults": 0, "major_faults": 0, "voluntary_switches": 1000,
+        "first_system_call": call, "tid": 77, "minor_faults": 0, "major_faults": 0,
+        "voluntary_switches": 1000,
         "involuntary_switches": 2, "allocations": 0,
     });
     let servo = |id: u8, timeouts: u64| {
@@ -205,7 +214,8 @@ fn rt_status() -> Value {
             "name": "arm-loop", "period_us": 4000, "phase_us": 250,
             "priority": 80, "core": 1, "ticks": 1000,
             "skipped": 3, "identity_holds": true, "overruns_late_wake": 1,
-            "overruns_long_execution": 0, "lateness_us": quantiles(9.0, 42.0),
+            "overruns_long_execution": 0, "overruns_bus": 4, "budget_us": 1000.0,
+            "lateness_us": quantiles(9.0, 42.0),
             "execution_us": quantiles(7.5, 21.0), "command_age_us": quantiles(900.0, 4000.0),
             "thread": thread,
         }],
@@ -422,6 +432,124 @@ fn latency_alone_says_why_and_counts_only_its_own_window() {
     let wrong = kernel.kairo(&["latency", "--loop", "leg-loop"]);
     assert_eq!(wrong.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("arm-loop"));
+}
+
+#[test]
+fn histograms_are_written_in_the_shape_of_cyclictest() {
+    let kernel = Kernel::start(vec![
+        ("rt.status", Answer::Result(rt_status())),
+        ("rt.histogram", Answer::Result(histogram())),
+        ("rt.reset", Answer::Result(json!({"reset_ns": 5}))),
+        ("system.get_info", Answer::Result(system_info())),
+    ]);
+    let file = kernel.directory.path().join("loops.json");
+    let path = file.to_str().unwrap();
+    let written = kernel.kairo(&["rt", "histogram", "--cyclictest-json", path]);
+    assert!(written.status.success(), "{written:?}");
+    let document: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let thread = &document["thread"]["0"];
+    assert_eq!(document["num_threads"], 1);
+    assert_eq!(document["sysinfo"]["realtime"], 1);
+    assert_eq!(
+        (&thread["cycles"], &thread["cpu"]),
+        (&json!(1000), &json!(1))
+    );
+    assert_eq!(thread["histogram"]["10"], 500);
+    let reset = kernel.kairo(&["rt", "reset"]);
+    assert_eq!(reset.stdout, b"counters and histograms begin anew\n");
+}
+
+#[test]
+fn the_doctor_shows_what_kairo_rt_read_back_and_fails_for_required_checks_only() {
+    let mut status = rt_status();
+    let kernel = Kernel::start(vec![("rt.status", Answer::Result(status.clone()))]);
+    golden("doctor_rt", &kernel.kairo(&["doctor", "--rt"]), 0);
+    status["armed"] = json!(false);
+    status["bringup"][1]["ok"] = json!(false);
+    status["bringup"][1]["found"] = json!("SCHED_OTHER 0");
+    status["bringup"][1]["fix"] = json!("setcap cap_sys_nice+ep kairo-rt");
+    let kernel = Kernel::start(vec![("rt.status", Answer::Result(status))]);
+    golden("doctor_rt_failed", &kernel.kairo(&["doctor", "--rt"]), 1);
+    let json = kernel.kairo(&["doctor", "--rt", "--json"]);
+    let report: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(
+        (&report["source"], &report["ok"]),
+        (&json!("kairo-rt"), &json!(false))
+    );
+    assert_eq!(report["failed_required"], json!(["arm-loop policy"]));
+    assert_eq!(json.status.code(), Some(1));
+}
+
+#[test]
+fn without_kairo_rt_the_doctor_looks_at_the_machine() {
+    let nowhere = tempfile::tempdir().unwrap();
+    let output = kairo(nowhere.path(), &["doctor", "--rt", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["source"], "machine");
+    let checks = report["checks"].as_array().unwrap();
+    let named = |name: &str| checks.iter().any(|check| check["check"] == name);
+    for name in [
+        "kernel",
+        "memlock_limit",
+        "rt_throttling",
+        "rt_group_sched",
+        "governor",
+    ] {
+        assert!(named(name), "{name} is missing: {report:#}");
+    }
+    for check in checks {
+        assert_eq!(check["ok"] == true, check["fix"] == "", "{check}");
+    }
+    // Whether this machine is fit is its own affair; the status must say so.
+    let failed = |check: &&Value| check["ok"] == false && check["required"] == true;
+    let expected = i32::from(checks.iter().any(|check| failed(&check)));
+    assert_eq!(output.status.code(), Some(expected));
+    let robot = "[robot]\nname = \"x\"\n[[loop]]\nname = \"l\"\nperiod_us = 1000\npriority = 80\n\
+                 core = 1000\noverrun = \"skip\"\n";
+    let file = nowhere.path().join("robot.toml");
+    std::fs::write(&file, robot).unwrap();
+    let path = file.to_str().unwrap();
+    let output = kairo(nowhere.path(), &["doctor", "--rt", "--config", path]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("core 1000 (robot.toml:4)"), "{text}");
+    assert_eq!(output.status.code(), Some(1));
+    let output = kairo(nowhere.path(), &["config", "check", path, "--machine"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        kairo(nowhere.path(), &["config", "check", path])
+            .status
+            .code(),
+        Some(0)
+    );
+}
+
+#[test]
+fn a_wrong_robot_file_is_refused_with_every_problem() {
+    let nowhere = tempfile::tempdir().unwrap();
+    let file = nowhere.path().join("robot.toml");
+    let robot = "[robot]\nname = \"x\"\n[[loop]]\nname = \"l\"\nperiod_us = 1000\npriority = 800\n\
+                 overrun = \"burts\"\nburst_max = 3\n";
+    std::fs::write(&file, robot).unwrap();
+    let path = file.to_str().unwrap();
+    let output = kairo(nowhere.path(), &["config", "check", path, "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let problems = report["problems"].as_array().unwrap();
+    assert_eq!(problems.len(), 2, "{report:#}");
+    assert_eq!(
+        (&problems[0]["line"], &problems[0]["key"]),
+        (&json!(6), &json!("loop.priority"))
+    );
+    assert!(
+        problems[1]["fix"]
+            .as_str()
+            .unwrap()
+            .contains("did you mean"),
+        "{report:#}"
+    );
+    let text = kairo(nowhere.path(), &["config", "check", path]);
+    let errors = String::from_utf8_lossy(&text.stderr).into_owned();
+    assert!(errors.contains("robot.toml:6:"), "{errors}");
 }
 
 #[test]

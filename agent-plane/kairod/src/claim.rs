@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::views::Peer;
 
-/// Positions of all joints, rad.
+/// One number per joint: positions, rad, or velocities, rad/s.
 pub type Targets = [f64; MAX_JOINTS];
 
 /// A command before it has its number.
@@ -22,10 +22,14 @@ pub struct Draft {
     pub mode: u32,
     /// Joints in use.
     pub joint_count: u32,
-    /// Where to, rad.
+    /// Where to, rad, or how fast, rad/s.
     pub targets: Targets,
     /// Fraction of the velocity limits.
     pub velocity_scale: f64,
+    /// Acceleration at most, rad/s²; zero for the joints' limits.
+    pub acceleration_rad_s2: f64,
+    /// Jerk at most, rad/s³; zero for the joints' limits.
+    pub jerk_rad_s3: f64,
     /// How long it stays in force, ns.
     pub ttl_ns: u64,
     /// Whether later partial commands build on `targets`.
@@ -105,7 +109,9 @@ impl Claim {
             mode: draft.mode,
             joint_count: draft.joint_count,
             velocity_scale: draft.velocity_scale,
-            position_rad: draft.targets,
+            acceleration_rad_s2: draft.acceleration_rad_s2,
+            jerk_rad_s3: draft.jerk_rad_s3,
+            target: draft.targets,
         };
         self.rings.commands.push(&command)?;
         self.sequence = sequence;
@@ -156,6 +162,8 @@ mod tests {
             joint_count: 1,
             targets: [position; MAX_JOINTS],
             velocity_scale: 1.0,
+            acceleration_rad_s2: 0.0,
+            jerk_rad_s3: 0.0,
             ttl_ns: 1_000_000_000,
             sets_targets,
         }

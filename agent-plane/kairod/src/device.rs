@@ -3,11 +3,12 @@
 use kairo_link::abi::{DeviceState, MAX_JOINTS, Phase, Reply};
 use kairo_link::control::DeviceDescription;
 use kairo_link::latest;
+use kairo_link::operator::DeviceFailsafe;
 use kairo_link::ring::PushError;
 use tokio::sync::oneshot;
 
 use crate::claim::{Claim, Draft, Rings, Targets};
-use crate::views::{self, DeviceInfo, DeviceSummary, JointView, Peer, Sample, Status};
+use crate::views::{self, DeviceInfo, DeviceSummary, FaultView, JointView, Peer, Sample, Status};
 
 /// What agents put before a device's id.
 pub const ALIAS_PREFIX: &str = "agent://device/";
@@ -37,6 +38,8 @@ pub struct Device {
     pub path: String,
     /// What kairo-rt last said of its loss, for error messages.
     pub trouble: String,
+    /// What its failsafe machine decided last.
+    pub failsafe: DeviceFailsafe,
     /// Who commands it.
     pub standing: Standing,
     /// None while kairo-rt is away.
@@ -58,6 +61,7 @@ impl Device {
             description,
             path,
             trouble: String::new(),
+            failsafe: DeviceFailsafe::default(),
             standing: Standing::Free,
             states: Some(states),
             rings: Some(rings),
@@ -125,6 +129,7 @@ impl Device {
             (Some(_), _) if !self.description.present => Status::Lost,
             (Some(_), Some(Phase::Lost)) => Status::Lost,
             (Some(_), Some(Phase::Disarmed)) => Status::Disarmed,
+            (Some(_), Some(_)) if self.fault().is_some() => Status::Faulted,
             (Some(_), _) => Status::Ready,
         }
     }
@@ -132,6 +137,11 @@ impl Device {
     /// The newest state; none while kairo-rt is away or has not published one.
     pub fn newest(&self) -> Option<&DeviceState> {
         self.newest.as_ref()
+    }
+
+    /// The fault that is latched in the real-time plane.
+    pub fn fault(&self) -> Option<FaultView> {
+        views::fault(&self.description, self.newest.as_ref()?)
     }
 
     /// What the joints are commanded to now, in command order.
@@ -173,7 +183,9 @@ impl Device {
             summary: self.summary(),
             control_loop: description.control_loop.clone(),
             safe_action: description.safe_action.clone(),
+            torque_at_start: description.torque_at_start,
             ttl_max_ms: description.ttl_max_ms,
+            fault: self.fault(),
             joints: description.joints.iter().map(JointView::from).collect(),
             state: self.newest.is_some().then(|| self.sample()),
         }

@@ -246,6 +246,15 @@ fn hear(plane: &SharedPlane, notice: Notice) -> Result<(), LinkError> {
             plane.bus_moved(device as usize, path);
             plane.device_changed(device as usize, present, &cause, &detail);
         }
+        Notice::FailsafeChanged { device, failsafe } => {
+            plane.failsafe_changed(device as usize, failsafe);
+        }
+        Notice::EstopAnswered {
+            request,
+            done,
+            code,
+            reason,
+        } => plane.stop_answered(request, if done { Ok(()) } else { Err((code, reason)) }),
         Notice::Refused { reason } => return Err(LinkError::Refused(reason)),
         Notice::Welcome(_) => return Err(LinkError::Protocol("a second welcome")),
     }

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use kairo_link::MonoNs;
 use kairo_link::abi::{Phase, Reply};
 use kairo_link::control::{Request, Welcome};
+use kairo_link::operator::DeviceFailsafe;
 use kairo_link::ring::PushError;
 use kairo_link::stats::Stats;
 use kairo_wire::{ErrorCode, ErrorInfo, Meta, Value};
@@ -30,6 +31,12 @@ const REMEMBERED_CLAIMS: usize = 64;
 /// The answer to a claim: the epoch, or why not.
 pub type ClaimAnswer = Result<u64, ErrorInfo>;
 
+/// The answer to an e-stop or a clear: nothing, or the stable code and the reason of a refusal.
+pub type StopAnswer = Result<(), (String, String)>;
+
+/// Questions about e-stops that may wait for an answer: more are refused.
+const STOPS_MAX: usize = 64;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Plane {
@@ -40,6 +47,7 @@ pub struct Plane {
     welcome: Welcome,
     devices: Vec<Device>,
     openings: BTreeMap<u64, oneshot::Sender<ClaimAnswer>>,
+    stops: BTreeMap<u64, oneshot::Sender<StopAnswer>>,
     next_request: u64,
     ended: VecDeque<(u64, String)>,
 }
@@ -57,6 +65,7 @@ impl Plane {
             welcome: Welcome::default(),
             devices: Vec::new(),
             openings: BTreeMap::new(),
+            stops: BTreeMap::new(),
             next_request: 1,
             ended: VecDeque::new(),
         }
@@ -130,6 +139,7 @@ impl Plane {
             return;
         }
         self.openings.clear();
+        self.stops.clear();
         for index in 0..self.devices.len() {
             self.free(index, "rt_lost", None);
             self.devices[index].detach();
@@ -166,6 +176,54 @@ impl Plane {
         self.openings.insert(request, sender);
         self.devices[index].standing = Standing::Opening { request, holder };
         Ok(receiver)
+    }
+
+    /// Asks for an e-stop, or with `clear` for its end. Never holds a stop back: kairo-rt hears of
+    /// it even when nobody is left to take the answer.
+    pub fn ask_stop(&mut self, clear: bool) -> Result<oneshot::Receiver<StopAnswer>, ErrorInfo> {
+        if self.session.is_none() {
+            return Err(refusal::rt_away());
+        }
+        let request = self.next_request;
+        self.next_request += 1;
+        self.tell(&match clear {
+            true => Request::ClearEstop { request },
+            false => Request::Estop { request },
+        });
+        // Answers that nobody waits for any more make room.
+        self.stops.retain(|_, waiting| !waiting.is_closed());
+        let (sender, receiver) = oneshot::channel();
+        if self.stops.len() < STOPS_MAX {
+            self.stops.insert(request, sender);
+        }
+        Ok(receiver)
+    }
+
+    /// kairo-rt answered an e-stop or a clear.
+    pub fn stop_answered(&mut self, request: u64, answer: StopAnswer) {
+        if let Some(waiting) = self.stops.remove(&request) {
+            // Whoever asked may have gone.
+            let _ = waiting.send(answer);
+        }
+    }
+
+    /// The failsafe machine of a device decided otherwise.
+    pub fn failsafe_changed(&mut self, index: usize, failsafe: DeviceFailsafe) {
+        let Some(device) = self.devices.get_mut(index) else {
+            return;
+        };
+        device.failsafe = failsafe;
+        let now = &device.failsafe;
+        let live = now.live.iter().map(|cause| Value::from(cause.as_str()));
+        let estop = now.live.iter().any(|cause| cause == "estop");
+        let data = map([
+            ("device", Value::from(device.id())),
+            ("action", Value::from(now.action.as_str())),
+            ("cause", Value::from(now.cause.as_str())),
+            ("live", Value::Array(live.collect())),
+            ("estop", Value::from(estop)),
+        ]);
+        self.bus.publish(topics::RT_FAILSAFE, data, None);
     }
 
     /// kairo-rt gave a lease.
@@ -209,6 +267,7 @@ impl Plane {
                 "busy" => ErrorCode::Busy,
                 "no_such_device" => ErrorCode::NotFound,
                 "limit" => ErrorCode::Limit,
+                "estopped" => ErrorCode::Conflict,
                 _ => ErrorCode::Unavailable,
             };
             let text = format!("the real-time plane refuses {name:?}: {reason}");
@@ -242,7 +301,7 @@ impl Plane {
         match device.status() {
             Status::Unavailable => return Err(refusal::rt_away()),
             Status::Lost => return Err(refusal::bus_lost(name, &device.trouble)),
-            Status::Ready | Status::Disarmed => {}
+            Status::Ready | Status::Faulted | Status::Disarmed => {}
         }
         match &device.standing {
             Standing::Held(claim) if claim.holder.connection == connection => {

@@ -2,12 +2,12 @@
 //!
 //! `details.reason` names the cause for programs; every message ends in what to do.
 
-use kairo_link::abi::{Reply, Verdict};
+use kairo_link::abi::{Cause, Reply, Verdict};
 use kairo_link::control::DeviceDescription;
 use kairo_wire::{ErrorCode, ErrorInfo, Value};
 
 use crate::events::map;
-use crate::views::Peer;
+use crate::views::{Peer, fault_text, joint_name};
 
 /// No device of that name.
 pub fn unknown_device(name: &str, known: &[String]) -> ErrorInfo {
@@ -34,6 +34,15 @@ pub fn rt_away() -> ErrorInfo {
     ErrorInfo::new(ErrorCode::Unavailable, text)
         .reason("rt_away")
         .retry(Some(500))
+}
+
+/// An e-stop was not cleared.
+pub fn not_cleared(code: &str, reason: &str) -> ErrorInfo {
+    let known = match code {
+        "not_allowed" => ErrorCode::PermissionDenied,
+        _ => ErrorCode::Conflict,
+    };
+    ErrorInfo::new(known, reason).reason(code)
 }
 
 /// The device's bus is lost.
@@ -139,70 +148,158 @@ pub fn verdict(device: &DeviceDescription, reply: &Reply, ttl_ms: u64) -> ErrorI
     };
     match verdict {
         Verdict::PositionLimit => position_limit(device, reply),
+        Verdict::VelocityLimit => limit(device, reply, verdict, "velocity", "rad/s"),
+        Verdict::AccelerationLimit => limit(device, reply, verdict, "acceleration", "rad/s²"),
+        Verdict::JerkLimit => limit(device, reply, verdict, "jerk", "rad/s³"),
+        Verdict::VelocityScale => bounds(
+            new(
+                ErrorCode::Limit,
+                format!(
+                    "velocity_scale is {}, allowed is above 0 up to 1",
+                    reply.value
+                ),
+            ),
+            reply,
+            "1",
+        ),
+        Verdict::Faulted => faulted(device, reply),
+        Verdict::Inhibited => inhibited(device, reply),
         Verdict::BusLost => bus_lost(name, ""),
         Verdict::StaleEpoch => stale_epoch(name, reply.lease_epoch, None, "revoked"),
         Verdict::NotArmed => new(
             ErrorCode::Unavailable,
             format!("{name:?} is not armed: bring-up was refused; see `kairo rt status`"),
         ),
-        Verdict::StaleSequence => new(
-            ErrorCode::Conflict,
+        Verdict::StaleSequence => {
+            let number = reply.sequence;
+            let text = format!("command {number} of {name:?} came out of order; send it again");
+            new(ErrorCode::Conflict, text).retry(None)
+        }
+        Verdict::Expired | Verdict::TtlOutOfRange | Verdict::IssuedInFuture => {
+            untimely(device, reply, verdict, ttl_ms)
+        }
+        Verdict::UnknownMode => new(
+            ErrorCode::Unsupported,
             format!(
-                "command {} of {name:?} came out of order; send it again",
-                reply.sequence
-            ),
-        )
-        .retry(None),
-        Verdict::Expired => new(
-            ErrorCode::Timeout,
-            format!(
-                "the command was older than its ttl of {ttl_ms} ms when it arrived; use a longer \
-                 ttl_ms"
-            ),
-        )
-        .with("ttl_ms", ttl_ms)
-        .retry(None),
-        Verdict::TtlOutOfRange => new(
-            ErrorCode::Limit,
-            format!(
-                "ttl_ms is {ttl_ms}, {name:?} allows 1 to {}",
-                device.ttl_max_ms
-            ),
-        )
-        .with("ttl_ms", ttl_ms)
-        .with("ttl_max_ms", device.ttl_max_ms),
-        Verdict::VelocityScale => new(
-            ErrorCode::Limit,
-            format!(
-                "velocity_scale is {}, allowed is above 0 up to 1",
+                "{name:?} has no mode {}; it takes position, velocity, stop and reset",
                 reply.value
             ),
-        )
-        .with("value", reply.value),
-        Verdict::UnknownMode => new(ErrorCode::Unsupported, "mode is not supported".into()),
+        ),
         Verdict::JointCount => new(
             ErrorCode::InvalidParams,
             format!("{name:?} has {} joints", device.joints.len()),
         ),
-        Verdict::NotFinite => new(
-            ErrorCode::InvalidParams,
-            "a position is not a finite number".into(),
-        ),
+        Verdict::NotFinite => {
+            let joint = joint_name(device, reply.joint);
+            let text = format!(
+                "{joint} is given {}, which is no finite number",
+                reply.value
+            );
+            new(ErrorCode::InvalidParams, text).with("joint", joint)
+        }
         Verdict::Accepted => new(ErrorCode::Internal, "accepted is no refusal".into()),
     }
 }
 
+/// The command's times are wrong.
+fn untimely(device: &DeviceDescription, reply: &Reply, verdict: Verdict, ttl_ms: u64) -> ErrorInfo {
+    let (name, most) = (&device.name, device.ttl_max_ms);
+    let error = match verdict {
+        Verdict::Expired => {
+            let age_ms = reply.value * 1e3;
+            let text = format!(
+                "the command was {age_ms:.1} ms old when it arrived, its ttl is {ttl_ms} ms; use a \
+                 longer ttl_ms"
+            );
+            ErrorInfo::new(ErrorCode::Timeout, text)
+                .with("ttl_ms", ttl_ms)
+                .with("age_ms", age_ms)
+                .retry(None)
+        }
+        Verdict::TtlOutOfRange => {
+            let text = format!("ttl_ms is {ttl_ms}, {name:?} allows 1 to {most}");
+            ErrorInfo::new(ErrorCode::Limit, text)
+                .with("ttl_ms", ttl_ms)
+                .with("ttl_max_ms", most)
+        }
+        _ => {
+            let text = format!(
+                "the command was issued {:.3} s in the future; issue it by CLOCK_MONOTONIC",
+                reply.value
+            );
+            ErrorInfo::new(ErrorCode::Conflict, text).with("ahead_s", reply.value)
+        }
+    };
+    error
+        .reason(verdict.name())
+        .with("device", name.as_str())
+        .with("tick", reply.tick)
+}
+
+/// A joint was asked for more than it may do.
+fn limit(
+    device: &DeviceDescription,
+    reply: &Reply,
+    verdict: Verdict,
+    quantity: &str,
+    unit: &str,
+) -> ErrorInfo {
+    let joint = joint_name(device, reply.joint);
+    let text = format!(
+        "{joint}: {quantity} {} {unit} is outside its limits, {} to {} {unit}; the command was \
+         not applied",
+        reply.value, reply.min, reply.max
+    );
+    bounds(ErrorInfo::new(ErrorCode::Limit, text), reply, unit)
+        .reason(verdict.name())
+        .with("device", device.name.as_str())
+        .with("joint", joint)
+        .with("tick", reply.tick)
+}
+
+fn bounds(error: ErrorInfo, reply: &Reply, unit: &str) -> ErrorInfo {
+    error
+        .with("value", reply.value)
+        .with("min", reply.min)
+        .with("max", reply.max)
+        .with("unit", unit)
+}
+
+/// A fault is latched.
+fn faulted(device: &DeviceDescription, reply: &Reply) -> ErrorInfo {
+    let name = &device.name;
+    let joint = joint_name(device, reply.joint);
+    let cause = Cause::from_u32(reply.cause).unwrap_or(Cause::None);
+    let (unit, explanation) = fault_text(cause, &joint, reply.value, reply.max);
+    let text = format!("{name:?} is faulted: {explanation}, then `kairo device reset {name}`");
+    bounds(ErrorInfo::new(ErrorCode::Conflict, text), reply, unit)
+        .reason(Verdict::Faulted.name())
+        .with("device", name.as_str())
+        .with("cause", cause.name())
+        .with("joint", joint)
+        .with("tick", reply.tick)
+}
+
+/// Something outside the command path forbids motion.
+fn inhibited(device: &DeviceDescription, reply: &Reply) -> ErrorInfo {
+    let name = &device.name;
+    let cause = Cause::from_u32(reply.cause).unwrap_or(Cause::None);
+    let text = format!("{name:?} must not move: {cause}; see `kairo rt status`");
+    ErrorInfo::new(ErrorCode::Conflict, text)
+        .reason(Verdict::Inhibited.name())
+        .with("device", name.as_str())
+        .with("cause", cause.name())
+        .with("tick", reply.tick)
+}
+
 fn position_limit(device: &DeviceDescription, reply: &Reply) -> ErrorInfo {
-    let joint = device
-        .joints
-        .get(reply.joint as usize)
-        .map_or_else(|| reply.joint.to_string(), |joint| joint.name.clone());
+    let joint = joint_name(device, reply.joint);
     let text = format!(
         "{joint} = {:.4} rad is outside its limits, {:.4} to {:.4} rad; the command was not \
          applied",
         reply.value, reply.min, reply.max
     );
-    ErrorInfo::new(ErrorCode::Limit, text)
+    bounds(ErrorInfo::new(ErrorCode::Limit, text), reply, "rad")
         .reason("position_limit")
         .with("device", device.name.as_str())
         .with("joint", joint)
@@ -217,10 +314,57 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_fault_is_explained_with_joint_value_limit_and_what_to_do() {
+        use kairo_link::control::JointDescription;
+        let device = DeviceDescription {
+            name: "arm".into(),
+            joints: vec![JointDescription {
+                name: "elbow".into(),
+                ..JointDescription::default()
+            }],
+            ..DeviceDescription::default()
+        };
+        let refused = |cause: Cause, value: f64, max: f64| {
+            let reply = Reply {
+                verdict: Verdict::Faulted as u32,
+                cause: cause as u32,
+                value,
+                max,
+                ..Reply::default()
+            };
+            verdict(&device, &reply, 100)
+        };
+        let error = refused(Cause::FollowingError, -0.62, 0.5);
+        assert_eq!(error.code, ErrorCode::Conflict);
+        for part in [
+            "elbow",
+            "0.620 rad",
+            "0.500 rad",
+            "`kairo device reset arm`",
+        ] {
+            assert!(error.message.contains(part), "{part}: {}", error.message);
+        }
+        let unit = |error: &ErrorInfo| {
+            error
+                .detail("unit")
+                .and_then(|unit| unit.as_str().map(String::from))
+        };
+        assert_eq!(unit(&error).as_deref(), Some("rad"));
+        let error = refused(Cause::ServoFault, 36.0, 0.0);
+        assert!(
+            error.message.contains("overheating and overload"),
+            "{}",
+            error.message
+        );
+        // What no kairo-rt of ours sends.
+        refused(Cause::None, f64::NAN, f64::INFINITY);
+    }
+
+    #[test]
     fn every_verdict_but_accepted_has_its_own_reason() {
         let device = DeviceDescription::default();
-        for number in 1..=11 {
-            let expected = Verdict::from_u32(number).unwrap();
+        for expected in (1..).map_while(Verdict::from_u32) {
+            let number = expected as u32;
             let reply = Reply {
                 verdict: number,
                 ..Reply::default()

@@ -20,6 +20,10 @@ pub const TOPICS: &[(&str, &str)] = &[
         RT_LOST,
         "the link to kairo-rt is down, all claims are dropped: {cause}",
     ),
+    (
+        RT_FAILSAFE,
+        "a device's failsafe machine decided otherwise: {device, action, cause, live, estop}",
+    ),
     (DEVICE_ADDED, "a device became usable: {device, path}"),
     (
         DEVICE_REMOVED,
@@ -47,6 +51,8 @@ pub const READY: &str = "kairo.system.ready";
 pub const RT_CONNECTED: &str = "kairo.system.rt.connected";
 /// See [`TOPICS`].
 pub const RT_LOST: &str = "kairo.system.rt.lost";
+/// See [`TOPICS`].
+pub const RT_FAILSAFE: &str = "kairo.system.rt.failsafe";
 /// See [`TOPICS`].
 pub const DEVICE_ADDED: &str = "kairo.system.device.added";
 /// See [`TOPICS`].

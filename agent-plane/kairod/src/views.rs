@@ -30,6 +30,8 @@ pub struct Peer {
 pub enum Status {
     /// It can be claimed and commanded.
     Ready,
+    /// A fault is latched: it can be claimed, and obeys nothing but a reset.
+    Faulted,
     /// Bring-up has not finished or was refused: see `rt.status`.
     Disarmed,
     /// Its bus is lost.
@@ -43,6 +45,7 @@ impl Status {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ready => "ready",
+            Self::Faulted => "faulted",
             Self::Disarmed => "disarmed",
             Self::Lost => "lost",
             Self::Unavailable => "unavailable",
@@ -90,6 +93,14 @@ pub struct JointView {
     pub velocity_max_rad_s: f64,
     /// Highest acceleration, rad/s².
     pub acceleration_max_rad_s2: f64,
+    /// Highest jerk, rad/s³.
+    pub jerk_max_rad_s3: f64,
+    /// Distance to the setpoint from which on it counts as not following, rad.
+    pub following_error_max_rad: f64,
+    /// How long it may be that far away, ms. Then the device is faulted.
+    pub following_error_time_ms: u64,
+    /// Where it is in the rest pose, rad; none without one.
+    pub rest_position_rad: Option<f64>,
 }
 
 impl From<&JointDescription> for JointView {
@@ -101,6 +112,10 @@ impl From<&JointDescription> for JointView {
             position_max_rad: joint.position_max_rad,
             velocity_max_rad_s: joint.velocity_max_rad_s,
             acceleration_max_rad_s2: joint.acceleration_max_rad_s2,
+            jerk_max_rad_s3: joint.jerk_max_rad_s3,
+            following_error_max_rad: joint.following_error_max_rad,
+            following_error_time_ms: joint.following_error_time_ms,
+            rest_position_rad: joint.rest_position_rad,
         }
     }
 }
@@ -113,14 +128,37 @@ pub struct DeviceInfo {
     pub summary: DeviceSummary,
     /// Name of its control loop.
     pub control_loop: String,
-    /// What it does when a command expires: `hold` or `torque-off`.
+    /// What it does when a command expires: `hold`, `ramp`, `torque-off`, `idle` or `land`.
     pub safe_action: String,
+    /// Whether it is put under torque as soon as it answers, without a command.
+    pub torque_at_start: bool,
     /// Longest time to live of a command, ms.
     pub ttl_max_ms: u64,
     /// Its joints, in command order.
     pub joints: Vec<JointView>,
+    /// The fault that is latched; none without one.
+    pub fault: Option<FaultView>,
     /// Its newest state; none while unknown.
     pub state: Option<Sample>,
+}
+
+/// A fault that is latched until a reset.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct FaultView {
+    /// `following_error`, `servo_fault` or `torque_lost`.
+    pub cause: &'static str,
+    /// The joint it was found on.
+    pub joint: String,
+    /// What tripped it.
+    pub value: f64,
+    /// What it may be at most.
+    pub limit: f64,
+    /// What both count: `rad`, `status_bits` or `losses`.
+    pub unit: &'static str,
+    /// When it was found, CLOCK_MONOTONIC ns.
+    pub since_ns: u64,
+    /// What it means and what to do, for people.
+    pub explanation: String,
 }
 
 /// A device's state, as `device.subscribe` streams it.
@@ -130,7 +168,7 @@ pub struct Sample {
     pub device: String,
     /// Whether it can be used.
     pub status: Status,
-    /// Where it stands: `disarmed`, `holding`, `following`, `safe`, `lost`.
+    /// Where it stands: `disarmed`, `idle`, `holding`, `following`, `safe`, `lost`.
     pub phase: Option<&'static str>,
     /// Why.
     pub cause: Option<&'static str>,
@@ -148,8 +186,16 @@ pub struct Sample {
     pub sequence: u64,
     /// When it expires, CLOCK_MONOTONIC ns.
     pub expires_ns: u64,
+    /// The tick in which the present phase began.
+    pub phase_since_tick: u64,
     /// Whether the setpoint moves.
     pub moving: bool,
+    /// Whether the servos are told to be under torque.
+    pub torque: bool,
+    /// The latched fault's cause; none without one.
+    pub fault: Option<&'static str>,
+    /// What inhibits motion, such as `emergency_stop`; none while nothing does.
+    pub inhibited: Option<&'static str>,
     /// The joints by name, in command order.
     pub joints: Joints,
 }
@@ -239,10 +285,88 @@ pub fn sample(
         lease_epoch: known.lease_epoch,
         sequence: known.sequence,
         expires_ns: known.expires_ns,
+        phase_since_tick: known.phase_since_tick,
         phase_since_ns: known.phase_since_ns,
         moving: known.moving != 0,
+        torque: known.torque != 0,
+        fault: present(known.fault),
+        inhibited: present(known.inhibited),
         joints: joints.unwrap_or_default(),
     }
+}
+
+/// The name of a cause other than `none`.
+fn present(cause: u32) -> Option<&'static str> {
+    let cause = Cause::from_u32(cause).filter(|cause| *cause != Cause::None);
+    cause.map(Cause::name)
+}
+
+/// The fault that `state` shows, in words.
+pub fn fault(description: &DeviceDescription, state: &DeviceState) -> Option<FaultView> {
+    let cause = Cause::from_u32(state.fault).filter(|cause| *cause != Cause::None)?;
+    let joint = joint_name(description, state.fault_joint);
+    let (value, limit) = (state.fault_value, state.fault_limit);
+    let (unit, explanation) = fault_text(cause, &joint, value, limit);
+    let device = &description.name;
+    Some(FaultView {
+        cause: cause.name(),
+        joint,
+        value,
+        limit,
+        unit,
+        since_ns: state.fault_since_ns,
+        explanation: format!("{explanation}, then `kairo device reset {device}`"),
+    })
+}
+
+/// The name of a joint; a number that means none says that the whole command is meant.
+pub fn joint_name(description: &DeviceDescription, joint: u32) -> String {
+    let named = description.joints.get(joint as usize);
+    named.map_or_else(|| "the command".into(), |joint| joint.name.clone())
+}
+
+/// The unit of a latched fault's numbers, and what it means.
+pub fn fault_text(cause: Cause, joint: &str, value: f64, limit: f64) -> (&'static str, String) {
+    match cause {
+        Cause::FollowingError => (
+            "rad",
+            format!(
+                "{joint} was {:.3} rad from its setpoint, {limit:.3} rad is allowed: something \
+                 is in its way, or the load is too heavy; clear the way",
+                value.abs()
+            ),
+        ),
+        Cause::ServoFault => (
+            "status_bits",
+            format!(
+                "the servo of {joint} reports {}; relieve it or let it cool",
+                status_names(value)
+            ),
+        ),
+        Cause::TorqueLost => (
+            "losses",
+            format!(
+                "the servo of {joint} switched its torque off {value} times; check its supply, \
+                 load and temperature"
+            ),
+        ),
+        other => ("", format!("{other}; see the log of kairo-rt")),
+    }
+}
+
+/// The faults a servo protects itself from, by the bits of its status (docs/reference/sts3215.md).
+fn status_names(bits: f64) -> String {
+    const NAMES: [(u32, &str); 4] = [
+        (1, "a broken sensor"),
+        (2, "overheating"),
+        (3, "overcurrent"),
+        (5, "overload"),
+    ];
+    // `as` saturates, and turns NaN into no bit at all.
+    let bits = bits as u32;
+    let set = NAMES.iter().filter(|(bit, _)| bits >> bit & 1 == 1);
+    let named: Vec<&str> = set.map(|(_, name)| *name).collect();
+    named.join(" and ")
 }
 
 /// The phase's name, if the number means one.

@@ -4,7 +4,7 @@
 
 mod support;
 
-use kairo_wire::{ErrorCode, Meta};
+use kairo_wire::{ErrorCode, Incoming, Meta};
 use serde_json::json;
 use support::{Order, PATIENCE, System, call, claim, eventually, send};
 
@@ -122,6 +122,52 @@ fn the_arm_is_claimed_commanded_and_released() {
     let late = send(&mut client, epoch, json!([0.0, 0.0, 0.0, 0.0, 0.0, 0.0])).unwrap_err();
     assert_eq!(late.code, ErrorCode::Conflict);
     assert_eq!(late.reason_name(), "stale_epoch");
+}
+
+#[test]
+fn every_mode_goes_to_the_real_time_plane_and_limits_come_back_with_their_units() {
+    let system = System::start();
+    let mut client = system.client();
+    let epoch = claim(&mut client);
+    let mut order = |command: serde_json::Value| {
+        let params = json!({"device": "arm", "epoch": epoch, "command": command, "ttl_ms": 500});
+        call(&mut client, "device.send", params)
+    };
+    order(json!({"mode": "velocity", "velocities": {"elbow_flex": -0.5}})).unwrap();
+    order(json!({"mode": "velocity", "velocities": [0.1, 0.0, 0.0, 0.0, 0.0, 0.0]})).unwrap();
+    order(json!({"mode": "reset"})).unwrap();
+    let gently = json!({
+        "mode": "position", "positions": {"gripper": 0.1}, "acceleration_rad_s2": 2.0,
+        "jerk_rad_s3": 20.0,
+    });
+    order(gently).unwrap();
+
+    let fast = order(json!({"mode": "velocity", "velocities": {"elbow_flex": 2.5}})).unwrap_err();
+    assert_eq!(
+        (fast.code.clone(), fast.reason_name()),
+        (ErrorCode::Limit, "velocity_limit")
+    );
+    assert_eq!(fast.detail("joint").unwrap().as_str(), Some("elbow_flex"));
+    assert_eq!(fast.detail("unit").unwrap().as_str(), Some("rad/s"));
+    assert_eq!(fast.detail("value").unwrap().as_f64(), Some(2.5));
+    assert_eq!(fast.detail("max").unwrap().as_f64(), Some(1.5));
+    let rough = json!({"mode": "position", "positions": {"gripper": 0.1}, "jerk_rad_s3": 500.0});
+    let rough = order(rough).unwrap_err();
+    assert_eq!(rough.reason_name(), "jerk_limit");
+    assert!(
+        rough.message.contains("500 rad/s³") && rough.message.contains("160 rad/s³"),
+        "{}",
+        rough.message
+    );
+
+    for mixed in [
+        json!({"mode": "velocity", "positions": {"elbow_flex": 0.1}}),
+        json!({"mode": "position", "velocities": {"elbow_flex": 0.1}}),
+        json!({"mode": "reset", "positions": {"elbow_flex": 0.1}}),
+        json!({"mode": "torque"}),
+    ] {
+        assert_eq!(order(mixed).unwrap_err().code, ErrorCode::InvalidParams);
+    }
 }
 
 #[test]
@@ -310,4 +356,28 @@ fn without_a_real_time_plane_everything_else_answers() {
     assert!(refused.retryable);
     let refused = call(&mut client, "rt.reset", json!({})).unwrap_err();
     assert_eq!(refused.reason_name(), "rt_away");
+}
+
+#[test]
+fn an_estop_reaches_the_real_time_plane_is_shown_and_refuses_claims() {
+    let system = System::start();
+    let mut client = system.client();
+    let pattern = json!({"topics": ["kairo.rt.failsafe"]});
+    call(&mut client, "event.subscribe", pattern).unwrap();
+    let stopped = call(&mut client, "rt.estop", json!({})).unwrap();
+    assert_eq!(stopped, json!({"estop": true}));
+    let event = match client.next_incoming(PATIENCE).unwrap() {
+        Some(Incoming::Event(event)) => event,
+        other => panic!("expected an event, got {other:?}"),
+    };
+    assert_eq!(event.topic, "kairo.system.rt.failsafe");
+    let status = call(&mut client, "rt.status", json!({})).unwrap();
+    assert_eq!(status["estop"], true);
+    assert_eq!(status["devices"][0]["failsafe"]["live"], json!(["estop"]));
+    let refused = call(&mut client, "device.claim", json!({"device": "arm"})).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Conflict);
+    assert_eq!(refused.reason_name(), "estopped");
+    let cleared = call(&mut client, "rt.clear_estop", json!({})).unwrap();
+    assert_eq!(cleared, json!({"estop": false}));
+    claim(&mut client);
 }

@@ -9,7 +9,9 @@
 
 pub mod command;
 pub mod host;
+pub mod link;
 pub mod mark;
+pub mod record;
 pub mod report;
 
 pub use mark::{Bound, Control, Mark};
@@ -28,12 +30,24 @@ pub struct Bench {
     pub run: fn(&Paths) -> anyhow::Result<Report>,
 }
 
-/// All benchmarks.
-pub const BENCHES: [Bench; 1] = [Bench {
+const COMMAND: Bench = Bench {
     name: "command",
     summary: "from device.send to the servo bus, from expiry to safety; beside a socket ping-pong",
     run: command::run,
-}];
+};
+const LINK: Bench = Bench {
+    name: "link",
+    summary: "rings, latest values and histograms beside rtrb and iceoryx2; two minutes",
+    run: link::run,
+};
+const RECORD: Bench = Bench {
+    name: "record",
+    summary: "what the flight recorder adds to a tick",
+    run: record::run,
+};
+
+/// All benchmarks.
+pub const BENCHES: [Bench; 3] = [COMMAND, LINK, RECORD];
 
 /// The benchmark called `name`.
 ///

@@ -69,6 +69,18 @@ impl World for HostedWorld {
         Ok(self.simulator().plug()?)
     }
 
+    fn clear_estop(&mut self) -> anyhow::Result<()> {
+        let program = self.hosted.kairod.program().with_file_name("kairo");
+        let output = Command::new(&program)
+            .args(["rt", "clear-estop"])
+            .env("KAIRO_RUN_DIR", self.hosted.run_directory())
+            .output()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "kairo rt clear-estop: {said}");
+        Ok(())
+    }
+
     fn stop_real_time(&mut self) -> anyhow::Result<()> {
         let log = self.hosted.real_time.log().display().to_string();
         ensure!(

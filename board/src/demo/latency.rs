@@ -35,6 +35,7 @@ pub fn compare(stage: &mut Stage, plot: &Path, report: &mut Report) -> anyhow::R
     stage.world.stop_real_time()?;
     let answer = stage.world.cyclictest(request);
     stage.world.start_real_time()?;
+    stage.clear_estop()?;
     stage.wait_for_phase(&["holding", "safe"], BACK)?;
     let answer = answer?;
     let ours = first.plus(&window(stage)?);

@@ -98,6 +98,13 @@ impl World for QemuWorld {
         Ok(self.machine.plug_arm()?)
     }
 
+    fn clear_estop(&mut self) -> anyhow::Result<()> {
+        let argv = ["/usr/bin/kairo", "rt", "clear-estop"];
+        let answer = self.control(&json!({"op": "exec", "argv": argv, "timeout_ms": 10_000}))?;
+        ensure!(answer["status"] == 0, "kairo rt clear-estop: {answer}");
+        Ok(())
+    }
+
     fn stop_real_time(&mut self) -> anyhow::Result<()> {
         self.control(&json!({"op": "stop", "service": "kairo-rt"}))
             .map(drop)

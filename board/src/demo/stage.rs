@@ -62,6 +62,7 @@ impl Stage {
         stage
             .wait_for_phase(&["holding", "safe"], READY)
             .context("the arm did not become ready")?;
+        stage.clear_estop()?;
         let info = stage
             .connect()?
             .call("device.info", &json!({"device": DEVICE}))?;
@@ -70,6 +71,19 @@ impl Stage {
             .context("device.info names no joints")?;
         stage.joints = joints.iter().map(joint).collect::<anyhow::Result<_>>()?;
         Ok(stage)
+    }
+
+    /// Clears the e-stop with which kairo-rt starts, as an operator does, as soon as it can be.
+    ///
+    /// # Errors
+    /// When it cannot in time.
+    pub fn clear_estop(&mut self) -> anyhow::Result<()> {
+        let end = Instant::now() + READY;
+        while let Err(error) = self.world.clear_estop() {
+            ensure!(Instant::now() < end, error);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
     }
 
     /// A fresh connection, as an agent makes it.

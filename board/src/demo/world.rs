@@ -71,6 +71,13 @@ pub trait World: std::fmt::Debug {
     /// When it could not be plugged.
     fn plug_cable(&mut self) -> anyhow::Result<()>;
 
+    /// Clears the e-stop that kairo-rt starts with, as an operator does on the robot: by
+    /// `kairo rt clear-estop`, past the agent plane.
+    ///
+    /// # Errors
+    /// When it stays latched; it does until the loops run.
+    fn clear_estop(&mut self) -> anyhow::Result<()>;
+
     /// Stops kairo-rt in order, so that cyclictest has the core to itself.
     ///
     /// # Errors

@@ -41,6 +41,8 @@ pub struct Parts {
     pub accel: Accel,
     /// Whether the guest's clocks count instructions instead of time; one CPU, emulated.
     pub instruction_time: bool,
+    /// Whether reads that the host has in memory are answered at once (io_uring).
+    pub disk_at_once: bool,
     /// The kernel image.
     pub kernel: PathBuf,
     /// The kernel's command line.
@@ -94,15 +96,7 @@ impl Parts {
         add(&["-m", &format!("{}M", self.hardware.memory_mib)]);
         add(&["-kernel", &self.kernel.display().to_string()]);
         add(&["-append", &self.command_line]);
-        let snapshot = if self.disk_keeps_writes { "off" } else { "on" };
-        let disk = escaped(&self.disk);
-        add(&[
-            "-drive",
-            &format!("if=none,id=disk,format=raw,snapshot={snapshot},file={disk}"),
-        ]);
-        // One queue: a queue per CPU has its interrupt on the isolated core, where it cannot be
-        // moved away from.
-        add(&["-device", "virtio-blk-pci,drive=disk,num-queues=1"]);
+        self.add_disk(&mut add);
         add(&["-device", "virtio-rng-pci"]);
         add(&[
             "-device",
@@ -137,6 +131,23 @@ impl Parts {
             add(&["-device", &format!("{cable},id={ARM_CABLE},{place}")]);
         }
         list
+    }
+
+    fn add_disk(&self, add: &mut impl FnMut(&[&str])) {
+        let snapshot = if self.disk_keeps_writes { "off" } else { "on" };
+        let disk = escaped(&self.disk);
+        let aio = if self.disk_at_once {
+            ",aio=io_uring"
+        } else {
+            ""
+        };
+        add(&[
+            "-drive",
+            &format!("if=none,id=disk,format=raw,snapshot={snapshot}{aio},file={disk}"),
+        ]);
+        // One queue: a queue per CPU has its interrupt on the isolated core, where it cannot be
+        // moved away from.
+        add(&["-device", "virtio-blk-pci,drive=disk,num-queues=1"]);
     }
 
     fn add_serial_ports(&self, add: &mut impl FnMut(&[&str])) {
@@ -180,6 +191,7 @@ mod tests {
             },
             accel: Accel::Tcg,
             instruction_time: false,
+            disk_at_once: false,
             kernel: "/k".into(),
             command_line: "root=/dev/vda3 ro".into(),
             disk: "/d".into(),

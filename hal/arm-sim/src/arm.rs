@@ -81,6 +81,7 @@ pub struct Arm {
     pub servos: [Servo; JOINTS],
     joints: [JointState; JOINTS],
     in_cradle: [bool; JOINTS],
+    jammed: [bool; JOINTS],
     steps: u64,
     supply_v: f64,
 }
@@ -99,6 +100,7 @@ impl Arm {
             }),
             joints,
             in_cradle: [cradle == Cradle::UntilTorque; JOINTS],
+            jammed: [false; JOINTS],
             steps: 0,
             supply_v: SUPPLY_V,
         }
@@ -113,6 +115,11 @@ impl Arm {
     /// The servo with this bus address.
     pub fn servo_mut(&mut self, id: u8) -> Option<&mut Servo> {
         self.servos.iter_mut().find(|servo| servo.id() == id)
+    }
+
+    /// Blocks a joint where it is, or lets it go again.
+    pub fn jam(&mut self, joint: usize, jammed: bool) {
+        self.jammed[joint] = jammed;
     }
 
     /// Advances the arm by one step of [`STEP_NS`].
@@ -136,7 +143,9 @@ impl Arm {
                 .duty
                 .map_or(0.0, |duty| (duty * servo.motor.current_a).max(0.0));
             self.in_cradle[index] &= servo.duty.is_none();
-            if !self.in_cradle[index] {
+            if self.jammed[index] {
+                joint.velocity_rad_s = 0.0;
+            } else if !self.in_cradle[index] {
                 let torque_nm = servo.motor.torque_nm + weight_nm;
                 move_joint(joint, index, torque_nm);
             }

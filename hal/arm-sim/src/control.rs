@@ -60,6 +60,13 @@ pub enum Request {
         /// The servo.
         id: u8,
     },
+    /// Blocks a joint where it is, or lets it go again.
+    Jam {
+        /// Its servo.
+        id: u8,
+        /// Whether it is blocked.
+        jammed: bool,
+    },
     /// Pulls the cable.
     Unplug {},
     /// Plugs it in again.
@@ -109,6 +116,10 @@ fn handle(
         Request::Counters {} => counters(simulator, transport),
         Request::Goals { since_ns } => goals(now, MonoNs(since_ns), simulator),
         Request::Reboot { id } => match simulator.reboot(now, id) {
+            true => json!({"ok": true}),
+            false => refusal("no servo has this id"),
+        },
+        Request::Jam { id, jammed } => match simulator.jam(now, id, jammed) {
             true => json!({"ok": true}),
             false => refusal("no servo has this id"),
         },

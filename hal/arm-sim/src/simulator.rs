@@ -197,6 +197,16 @@ impl Simulator {
         })
     }
 
+    /// Blocks the joint of servo `id` where it is, or lets it go again; false without that servo.
+    pub fn jam(&mut self, now: MonoNs, id: u8, jammed: bool) -> bool {
+        self.run_until(now);
+        let found = self.arm.servos.iter().position(|servo| servo.id() == id);
+        found.is_some_and(|joint| {
+            self.arm.jam(joint, jammed);
+            true
+        })
+    }
+
     /// The truth at `now`.
     pub fn truth(&mut self, now: MonoNs) -> [JointTruth; JOINTS] {
         self.run_until(now);

@@ -74,19 +74,17 @@ impl Graph {
         }
     }
 
-    /// The nodes whose result of the same period `node` needs. A delay needs none, and what it
-    /// gives is there before anyone runs.
+    /// The nodes whose result of the same period `node` needs. What a delay gives is there before
+    /// anyone runs.
     fn needs(&self, node: usize) -> impl Iterator<Item = usize> + '_ {
         let is_delay = |node: usize| self.nodes[node].design.delay_initial().is_some();
-        let wires = if is_delay(node) {
-            &[][..]
-        } else {
-            &self.nodes[node].wires[..]
-        };
-        wires.iter().filter_map(move |wire| match wire {
-            Wire::Output { node, .. } if !is_delay(*node) => Some(*node),
-            _ => None,
-        })
+        self.nodes[node]
+            .wires
+            .iter()
+            .filter_map(move |wire| match wire {
+                Wire::Output { node, .. } if !is_delay(*node) => Some(*node),
+                _ => None,
+            })
     }
 
     /// Follows what `stuck` waits for until a node comes up twice. Every unplaced node waits for an

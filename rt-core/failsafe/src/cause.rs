@@ -45,13 +45,13 @@ causes! {
         "the loop missed periods and its overrun policy says stop",
     /// The servo says that something is wrong with it.
     ServoFault "servo_fault"
-        "a servo reports a fault other than its temperature",
+        "a servo reports overload, overcurrent or a broken sensor, or keeps losing its torque",
     /// Too hot.
     OverTemperature "over_temperature"
-        "a servo reports that it is too hot, or is above temperature_max_c",
+        "a servo is hotter than temperature_max_c",
     /// The joint does not follow.
     FollowingError "following_error"
-        "a joint is farther from its setpoint than following_error_max_rad for too long",
+        "a joint is too far from its setpoint for too long",
     /// Nobody answers on the bus.
     BusLost "bus_lost"
         "the bus is unplugged, or nobody answers on it",
@@ -69,16 +69,16 @@ causes! {
         "another device of the same loop takes an action of at least hold",
     /// The agent plane is gone.
     AgentGone "agent_gone"
-        "the agent plane vanished while it held the device; until the next accepted command",
+        "the agent plane vanished with a lease; until the next lease or accepted command",
     /// The lease is over without the holder's wish.
     LeaseLost "lease_lost"
-        "the holder vanished, or broke its ring; until the next accepted command",
+        "the holder vanished, or broke its ring; until the next lease or accepted command",
     /// A command outlived its time to live.
     CommandExpired "command_expired"
-        "the command in force outlived its time to live; until the next accepted command",
+        "the command in force outlived its time to live; until the next lease or accepted command",
     /// The holder gave the lease back.
     Released "released"
-        "the holder gave the device back; until the next accepted command",
+        "the holder gave the device back; until the next lease or accepted command",
 }
 
 impl Cause {

@@ -28,5 +28,5 @@ mod rules;
 
 pub use action::Action;
 pub use cause::{CAUSES, Cause, CauseSet};
-pub use machine::{Decision, Flags, State, Taker, step};
+pub use machine::{Decision, Flags, STATE_WORDS, State, Taker, step};
 pub use rules::{Clear, DEFER_LONGEST_MS, HOLD_FIRST_LONGEST_MS, Rule, RuleError, Rules, Takeover};

@@ -7,6 +7,9 @@ use crate::rules::{Clear, Rules, Takeover};
 /// Nanoseconds in a millisecond.
 const NS_PER_MS: u64 = 1_000_000;
 
+/// Words of a [`State`].
+pub const STATE_WORDS: usize = CAUSES + 2;
+
 /// Who wants to command the device again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taker {
@@ -53,6 +56,30 @@ impl State {
             held: CauseSet::EMPTY,
             since_ns: [now_ns; CAUSES],
             reset_level: true,
+        }
+    }
+
+    /// All of it as words, for recorders. rt-safe.
+    pub fn to_words(&self) -> [u64; STATE_WORDS] {
+        let sets = [self.live, self.taken_over, self.held].map(|set| u64::from(set.bits()));
+        let mut words = [0; STATE_WORDS];
+        words[..CAUSES].copy_from_slice(&self.since_ns);
+        words[CAUSES] = sets[0] | (sets[1] << 16) | (sets[2] << 32);
+        words[CAUSES + 1] = u64::from(self.reset_level);
+        words
+    }
+
+    /// What [`State::to_words`] gave. rt-safe.
+    pub fn from_words(words: &[u64; STATE_WORDS]) -> Self {
+        let set = |shift: u32| CauseSet::from_bits(((words[CAUSES] >> shift) & 0xffff) as u16);
+        let mut since_ns = [0; CAUSES];
+        since_ns.copy_from_slice(&words[..CAUSES]);
+        Self {
+            live: set(0),
+            taken_over: set(16),
+            held: set(32),
+            since_ns,
+            reset_level: words[CAUSES + 1] != 0,
         }
     }
 

@@ -224,13 +224,13 @@ fn default_rule(cause: Cause) -> Rule {
         Cause::ShuttingDown => Rule::new(SafeAction, NeverClears, Never),
         Cause::PluginFault => Rule::new(SafeAction, OnReset, Never),
         Cause::LoopOverrun => Rule::new(SafeAction, OnModeChange, OperatorOnly),
-        Cause::ServoFault => Rule::new(Hold, WhenGone, OperatorOnly),
+        // The device itself refuses commands until it is reset.
+        Cause::ServoFault | Cause::FollowingError => Rule::new(SafeAction, WhenGone, Always),
         // Holding costs current, and current is heat: rest after a moment.
         Cause::OverTemperature => Rule {
             hold_first_ms: 2_000,
             ..Rule::new(SafeAction, WhenGone, OperatorOnly)
         },
-        Cause::FollowingError => Rule::new(Hold, OnReset, OperatorOnly),
         Cause::BusLost | Cause::FeedbackStale => Rule::new(SafeAction, WhenGone, Never),
         Cause::LowBattery => Rule {
             hold_first_ms: 5_000,

@@ -492,6 +492,7 @@ proptest! {
         let mut now = 0;
         let mut state = State::starting(now, latched);
         for (later_ms, flags) in history {
+            prop_assert_eq!(State::from_words(&state.to_words()), state);
             now += later_ms * 1_000_000;
             let (next, told) = step(now, state, flags, &rules);
             check(now, &state, flags, &rules, &next, &told);

@@ -52,8 +52,12 @@ wire_enum! {
     Mode {
         /// Move the joints to `position_rad`, within the limits.
         Position = 1 "position",
-        /// Slow down at the acceleration limit and hold.
+        /// Slow down as fast as the limits allow and hold.
         Stop = 2 "stop",
+        /// Move the joints at `target` rad/s, and come to rest in time at the position limits.
+        Velocity = 3 "velocity",
+        /// Clear a latched fault. Nothing moves, and the command in force, if any, stays.
+        Reset = 4 "reset",
     }
 }
 
@@ -70,7 +74,7 @@ wire_enum! {
         StaleEpoch = 3 "stale_epoch",
         /// The sequence number does not grow: a replay or a reordering.
         StaleSequence = 4 "stale_sequence",
-        /// Older than its own time to live when it arrived, or issued in the future.
+        /// Older than its own time to live when it arrived. `value`, `max` in seconds.
         Expired = 5 "expired",
         /// Time to live is zero or above the device's maximum. `value`, `max` in seconds.
         TtlOutOfRange = 6 "ttl_out_of_range",
@@ -78,12 +82,27 @@ wire_enum! {
         UnknownMode = 7 "unknown_mode",
         /// Number of joints is not the device's.
         JointCount = 8 "joint_count",
-        /// A number is NaN or infinite.
+        /// A number is NaN or infinite. `joint` ([`MAX_JOINTS`] for one that is no joint's),
+        /// `value`.
         NotFinite = 9 "not_finite",
         /// Outside the joint's position limits. `value`, `min`, `max` in rad.
         PositionLimit = 10 "position_limit",
         /// Velocity scale is not in (0, 1].
         VelocityScale = 11 "velocity_scale",
+        /// Issued in the future: a clock that is not CLOCK_MONOTONIC, or a trick. `value`: how
+        /// far, in seconds.
+        IssuedInFuture = 12 "issued_in_future",
+        /// Faster than the joint may move. `value`, `min`, `max` in rad/s.
+        VelocityLimit = 13 "velocity_limit",
+        /// More acceleration than the joint may have. `value`, `max` in rad/s².
+        AccelerationLimit = 14 "acceleration_limit",
+        /// More jerk than the joint may have. `value`, `max` in rad/s³.
+        JerkLimit = 15 "jerk_limit",
+        /// A fault is latched: nothing but a reset is obeyed. `joint`, `value` and `max` as in the
+        /// device's state; a reset is refused with it while the fault still shows.
+        Faulted = 16 "faulted",
+        /// An emergency stop or the failsafe machine forbids motion; the device's cause says which.
+        Inhibited = 17 "inhibited",
     }
 }
 
@@ -100,6 +119,8 @@ wire_enum! {
         Safe = 3 "safe",
         /// The bus is lost. Nothing can be commanded.
         Lost = 4 "lost",
+        /// Present and not under torque: the first command switches it on.
+        Idle = 5 "idle",
     }
 }
 
@@ -128,6 +149,18 @@ wire_enum! {
         ShuttingDown = 9 "shutting_down",
         /// The loop missed a period, and its overrun policy is to stop.
         LoopOverrun = 10 "loop_overrun",
+        /// A joint did not follow its setpoint: jammed, blocked, or too weak. Latched.
+        /// `value`, `limit` in rad.
+        FollowingError = 11 "following_error",
+        /// A servo reports overload, overcurrent, overheating or a broken sensor. Latched. `value`
+        /// is the servo's status bits.
+        ServoFault = 12 "servo_fault",
+        /// A servo switched its torque off again and again. Latched. `value`, `limit` count.
+        TorqueLost = 13 "torque_lost",
+        /// The emergency stop is in force.
+        EmergencyStop = 14 "emergency_stop",
+        /// The failsafe machine decided so.
+        Failsafe = 15 "failsafe",
         /// A control block of its loop failed; `rt.status` names it.
         BlockFault = 20 "block_fault",
     }
@@ -167,8 +200,12 @@ pub struct Command {
     pub joint_count: u32,
     /// Fraction of the velocity limits to use, in (0, 1].
     pub velocity_scale: f64,
-    /// Target positions, rad.
-    pub position_rad: [f64; MAX_JOINTS],
+    /// Acceleration to use at most, rad/s²; zero for the joint's limit, never above it.
+    pub acceleration_rad_s2: f64,
+    /// Jerk to use at most, rad/s³; zero for the joint's limit, never above it.
+    pub jerk_rad_s3: f64,
+    /// One number per joint: rad with [`Mode::Position`], rad/s with [`Mode::Velocity`].
+    pub target: [f64; MAX_JOINTS],
 }
 // SAFETY: u64, u32 pairs and f64 only, repr(C), no padding (asserted by `words_of`).
 unsafe impl Pod for Command {}
@@ -185,11 +222,13 @@ pub struct Reply {
     pub tick: u64,
     /// When that tick ran, CLOCK_MONOTONIC ns.
     pub time_ns: u64,
-    /// When the command now in force expires, CLOCK_MONOTONIC ns.
+    /// When the command now in force expires, CLOCK_MONOTONIC ns; in a notice of an expiry, when
+    /// the command that was in force expired.
     pub expires_ns: u64,
     /// A [`Verdict`].
     pub verdict: u32,
-    /// A [`Cause`]; other than `None` only in a notice.
+    /// A [`Cause`]; other than `None` in a notice, and with the verdicts `Faulted` and
+    /// `Inhibited`.
     pub cause: u32,
     /// The joint a limit verdict speaks of.
     pub joint: u32,
@@ -247,8 +286,16 @@ pub struct DeviceState {
     pub sequence: u64,
     /// When it expires, CLOCK_MONOTONIC ns.
     pub expires_ns: u64,
-    /// When the present phase began, CLOCK_MONOTONIC ns.
+    /// When the present phase began, CLOCK_MONOTONIC ns: the beginning of that tick.
     pub phase_since_ns: u64,
+    /// The tick in which the present phase began.
+    pub phase_since_tick: u64,
+    /// When the fault below was latched, CLOCK_MONOTONIC ns; zero without one.
+    pub fault_since_ns: u64,
+    /// What tripped it: the following error in rad, status bits, or a count.
+    pub fault_value: f64,
+    /// What it may be at most.
+    pub fault_limit: f64,
     /// A [`Phase`].
     pub phase: u32,
     /// A [`Cause`].
@@ -257,6 +304,14 @@ pub struct DeviceState {
     pub joint_count: u32,
     /// 1 while the setpoint moves.
     pub moving: u32,
+    /// The [`Cause`] of a latched fault; [`Cause::None`] without one.
+    pub fault: u32,
+    /// The joint it was found on.
+    pub fault_joint: u32,
+    /// 1 while the servos are told to be under torque.
+    pub torque: u32,
+    /// The [`Cause`] that inhibits motion; [`Cause::None`] while nothing does.
+    pub inhibited: u32,
     /// The joints.
     pub joints: [JointState; MAX_JOINTS],
 }
@@ -270,15 +325,15 @@ mod tests {
 
     #[test]
     fn layouts_have_no_padding_and_stay_put() {
-        assert_eq!(words_of::<Command>(), 14);
+        assert_eq!(words_of::<Command>(), 16);
         assert_eq!(words_of::<Reply>(), 10);
-        assert_eq!(words_of::<DeviceState>(), 8 + 10 * MAX_JOINTS);
+        assert_eq!(words_of::<DeviceState>(), 14 + 10 * MAX_JOINTS);
     }
 
     #[test]
     fn unknown_numbers_are_refused() {
         assert_eq!(Mode::from_u32(0), None);
-        assert_eq!(Verdict::from_u32(12), None);
+        assert_eq!(Verdict::from_u32(18), None);
         assert_eq!(Phase::from_u32(u32::MAX), None);
         assert_eq!(Verdict::from_u32(10), Some(Verdict::PositionLimit));
         assert_eq!(Verdict::PositionLimit.to_string(), "position_limit");

@@ -16,6 +16,8 @@ use nix::sys::socket::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::operator::DeviceFailsafe;
+
 /// Longest message, bytes. A welcome of four loops, four buses and their devices takes about 8 KiB.
 pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 /// Most descriptors in one message: those of a welcome.
@@ -56,6 +58,17 @@ pub enum Request {
         /// True if the holder vanished rather than released.
         holder_gone: bool,
     },
+    /// Stop everything, now. Answered by `EstopAnswered` with the same number. Never refused.
+    Estop {
+        /// Chosen by the sender, echoed in the answer.
+        request: u64,
+    },
+    /// Clear the e-stop on behalf of an operator. Answered by `EstopAnswered`; refused unless the
+    /// robot allows clears over IPC, and by an input that is not good.
+    ClearEstop {
+        /// Chosen by the sender, echoed in the answer.
+        request: u64,
+    },
 }
 
 /// What kairo-rt tells kairod.
@@ -87,7 +100,7 @@ pub enum Notice {
     LeaseRefused {
         /// The request's number.
         request: u64,
-        /// Stable code: `busy`, `not_armed`, `bus_lost`, `no_such_device`,
+        /// Stable code: `busy`, `not_armed`, `estopped`, `bus_lost`, `no_such_device`,
         /// `not_mapped`, `ring_corrupt`.
         code: String,
         /// Readable text.
@@ -112,6 +125,25 @@ pub enum Notice {
         path: String,
         /// Readable text.
         detail: String,
+    },
+    /// The failsafe machine of a device decided otherwise than before. One for every device comes
+    /// right after the welcome.
+    FailsafeChanged {
+        /// Index into the welcome's devices.
+        device: u32,
+        /// What it decided, with the device's name.
+        failsafe: DeviceFailsafe,
+    },
+    /// The answer to `Estop` and `ClearEstop`.
+    EstopAnswered {
+        /// The request's number.
+        request: u64,
+        /// Whether it was done.
+        done: bool,
+        /// Stable code when it was not: `not_allowed`, `still_latched`; empty otherwise.
+        code: String,
+        /// Why not; empty when it was.
+        reason: String,
     },
 }
 
@@ -178,8 +210,10 @@ pub struct DeviceDescription {
     pub bus: String,
     /// Name of its loop.
     pub control_loop: String,
-    /// The declared safe action: `hold` or `torque-off`.
+    /// The declared safe action: `hold`, `ramp`, `torque-off`, `idle` or `land`.
     pub safe_action: String,
+    /// Whether it is put under torque as soon as it answers, without a command.
+    pub torque_at_start: bool,
     /// Longest time to live of a command, ms.
     pub ttl_max_ms: u64,
     /// Its joints, in command order.
@@ -203,6 +237,14 @@ pub struct JointDescription {
     pub velocity_max_rad_s: f64,
     /// Highest acceleration, rad/s².
     pub acceleration_max_rad_s2: f64,
+    /// Highest jerk, rad/s³.
+    pub jerk_max_rad_s3: f64,
+    /// Distance to the setpoint from which on it counts as not following, rad.
+    pub following_error_max_rad: f64,
+    /// How long it may be that far away, ms.
+    pub following_error_time_ms: u64,
+    /// Where it is in the rest pose, rad.
+    pub rest_position_rad: Option<f64>,
 }
 
 /// One line of the bring-up table: what was asked of the kernel and what it says it did.

@@ -9,10 +9,10 @@
 //! could have written or read anyway.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::pod::{self, Pod, words_of};
 use crate::segment::Segment;
+use crate::sync::{self, AtomicU64, Ordering};
 
 /// Payload word that holds the index of the buffer in the middle, and [`FRESH`].
 const MIDDLE: usize = 0;
@@ -69,7 +69,7 @@ impl<T: Pod> Writer<T> {
         pod::store(buffer::<T>(words, self.back), value);
         // Pairs with the swap in `Reader::take`: release publishes the value just written,
         // acquire makes sure that the reader has finished with the buffer we get.
-        let middle = words[MIDDLE].swap(self.back | FRESH, Ordering::AcqRel);
+        let middle = words[MIDDLE].swap(self.back | FRESH, sync::exchange());
         self.back = checked(middle, self.back);
     }
 }
@@ -95,7 +95,7 @@ impl<T: Pod> Reader<T> {
             return None;
         }
         // Pairs with the swap in `Writer::publish`.
-        let middle = words[MIDDLE].swap(self.front, Ordering::AcqRel);
+        let middle = words[MIDDLE].swap(self.front, sync::exchange());
         self.front = checked(middle, self.front);
         Some(pod::load(buffer::<T>(words, self.front)))
     }

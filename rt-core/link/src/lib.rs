@@ -28,10 +28,12 @@ pub mod histogram;
 pub mod latest;
 pub mod mono;
 pub mod offer;
+pub mod operator;
 pub mod pod;
 pub mod ring;
 pub mod segment;
 pub mod stats;
+pub mod sync;
 pub mod system_call;
 
 pub use mono::MonoNs;

@@ -4,7 +4,7 @@
 //! produce a torn value but never undefined behaviour. A torn or hostile value is caught by the
 //! validation that every reader does after its single copy.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 /// A type whose every bit pattern is a valid value.
 ///
@@ -24,6 +24,7 @@ pub const fn words_of<T: Pod>() -> usize {
 ///
 /// # Panics
 /// If `words` is not exactly `words_of::<T>()` long, which is a bug of the caller.
+#[inline]
 pub(crate) fn store<T: Pod>(words: &[AtomicU64], value: &T) {
     assert_eq!(words.len(), words_of::<T>());
     let source = std::ptr::from_ref(value).cast::<u64>();
@@ -39,6 +40,7 @@ pub(crate) fn store<T: Pod>(words: &[AtomicU64], value: &T) {
 ///
 /// # Panics
 /// If `words` is not exactly `words_of::<T>()` long, which is a bug of the caller.
+#[inline]
 pub(crate) fn load<T: Pod>(words: &[AtomicU64]) -> T {
     assert_eq!(words.len(), words_of::<T>());
     let mut value = std::mem::MaybeUninit::<T>::uninit();

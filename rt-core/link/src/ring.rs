@@ -10,11 +10,12 @@
 //!
 //! It does not wait, wake or overwrite: a full ring refuses, and the caller decides.
 
+use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::pod::{self, Pod, words_of};
 use crate::segment::{HEADER_WORDS, Segment};
+use crate::sync::{self, AtomicU64, Ordering};
 
 /// Payload word of the consumer's position. A line pair of its own.
 const HEAD: usize = 0;
@@ -57,11 +58,60 @@ pub enum PushError {
     Corrupt(#[from] Corrupt),
 }
 
+/// Where the parts of a ring lie.
+#[derive(Debug)]
+struct Layout {
+    /// The consumer's position.
+    head: NonNull<AtomicU64>,
+    /// The producer's position.
+    tail: NonNull<AtomicU64>,
+    /// The first word of the first slot.
+    slots: NonNull<AtomicU64>,
+    capacity: u64,
+    /// Keeps the memory behind the pointers.
+    _segment: Arc<Segment>,
+}
+
+// SAFETY: the pointers lead into the segment, which the layout keeps and which is `Sync`.
+unsafe impl Send for Layout {}
+
+impl Layout {
+    fn new<T: Pod>(segment: Arc<Segment>, capacity: u64) -> Self {
+        let words = segment.payload();
+        assert_eq!(words.len(), payload_words::<T>(capacity));
+        Self {
+            head: NonNull::from(&words[HEAD]),
+            tail: NonNull::from(&words[TAIL]),
+            slots: NonNull::from(&words[SLOTS..]).cast(),
+            capacity,
+            _segment: segment,
+        }
+    }
+
+    fn head(&self) -> &AtomicU64 {
+        // SAFETY: leads into the segment that `self` keeps; atomic words tolerate any writer.
+        unsafe { self.head.as_ref() }
+    }
+
+    fn tail(&self) -> &AtomicU64 {
+        // SAFETY: as for `head`.
+        unsafe { self.tail.as_ref() }
+    }
+
+    /// The slot of a position, whatever the position.
+    fn slot<T: Pod>(&self, position: u64) -> &[AtomicU64] {
+        let size = words_of::<T>();
+        let index = (position & (self.capacity - 1)) as usize;
+        // SAFETY: the capacity is a power of two, so the mask keeps `index` below it; `new` has
+        // seen that many slots of this size behind `slots`, and `self` keeps them.
+        unsafe { std::slice::from_raw_parts(self.slots.as_ptr().add(index * size), size) }
+    }
+}
+
 /// The writing end. One per ring.
 #[derive(Debug)]
 pub struct Producer<T> {
-    segment: Arc<Segment>,
-    capacity: u64,
+    layout: Layout,
     tail: u64,
     cached_head: u64,
     slot_type: std::marker::PhantomData<fn(T)>,
@@ -70,8 +120,7 @@ pub struct Producer<T> {
 /// The reading end. One per ring.
 #[derive(Debug)]
 pub struct Consumer<T> {
-    segment: Arc<Segment>,
-    capacity: u64,
+    layout: Layout,
     head: u64,
     cached_tail: u64,
     slot_type: std::marker::PhantomData<fn() -> T>,
@@ -83,10 +132,8 @@ impl<T: Pod> Producer<T> {
     /// # Panics
     /// If the segment's payload is not that of a ring of `capacity`, a bug of the caller.
     pub fn new(segment: Arc<Segment>, capacity: u64) -> Self {
-        assert_eq!(segment.payload().len(), payload_words::<T>(capacity));
         Self {
-            segment,
-            capacity,
+            layout: Layout::new::<T>(segment, capacity),
             tail: 0,
             cached_head: 0,
             slot_type: std::marker::PhantomData,
@@ -97,28 +144,34 @@ impl<T: Pod> Producer<T> {
     ///
     /// # Errors
     /// [`PushError::Full`], or [`PushError::Corrupt`] when the peer's position is impossible.
+    #[inline]
     pub fn push(&mut self, value: &T) -> Result<(), PushError> {
-        let words = self.segment.payload();
-        if self.tail.wrapping_sub(self.cached_head) >= self.capacity {
-            // Pairs with the release store in `Consumer::pop`: the slot was read before it is
-            // handed back.
-            let head = words[HEAD].load(Ordering::Acquire);
-            if self.tail.wrapping_sub(head) > self.capacity {
-                return Err(Corrupt {
-                    ours: self.tail,
-                    theirs: head,
-                }
-                .into());
-            }
-            self.cached_head = head;
-            if self.tail.wrapping_sub(head) == self.capacity {
-                return Err(PushError::Full);
-            }
+        if self.tail.wrapping_sub(self.cached_head) >= self.layout.capacity {
+            self.look()?;
         }
-        pod::store(slot::<T>(words, self.tail, self.capacity), value);
+        pod::store(self.layout.slot::<T>(self.tail), value);
         self.tail = self.tail.wrapping_add(1);
-        // Pairs with the acquire load in `Consumer::pop`: the slot is whole before it is visible.
-        words[TAIL].store(self.tail, Ordering::Release);
+        // Pairs with the acquire load in `Consumer::look`: the slot is whole before it is visible.
+        self.layout.tail().store(self.tail, sync::hand_over());
+        Ok(())
+    }
+
+    /// Looks where the consumer is, because by the last look the ring is full.
+    fn look(&mut self) -> Result<(), PushError> {
+        // Pairs with the release stores in `Consumer`: the slot was read before it is handed back.
+        let head = self.layout.head().load(Ordering::Acquire);
+        let used = self.tail.wrapping_sub(head);
+        if used > self.layout.capacity {
+            return Err(Corrupt {
+                ours: self.tail,
+                theirs: head,
+            }
+            .into());
+        }
+        self.cached_head = head;
+        if used == self.layout.capacity {
+            return Err(PushError::Full);
+        }
         Ok(())
     }
 }
@@ -129,10 +182,8 @@ impl<T: Pod> Consumer<T> {
     /// # Panics
     /// If the segment's payload is not that of a ring of `capacity`, a bug of the caller.
     pub fn new(segment: Arc<Segment>, capacity: u64) -> Self {
-        assert_eq!(segment.payload().len(), payload_words::<T>(capacity));
         Self {
-            segment,
-            capacity,
+            layout: Layout::new::<T>(segment, capacity),
             head: 0,
             cached_tail: 0,
             slot_type: std::marker::PhantomData,
@@ -144,56 +195,46 @@ impl<T: Pod> Consumer<T> {
     ///
     /// # Errors
     /// [`Corrupt`] when the peer's position is impossible.
+    #[inline]
     pub fn pop(&mut self) -> Result<Option<T>, Corrupt> {
-        let words = self.segment.payload();
         if self.cached_tail == self.head {
-            // Pairs with the release store in `Producer::push`.
-            let tail = words[TAIL].load(Ordering::Acquire);
-            if tail.wrapping_sub(self.head) > self.capacity {
-                return Err(Corrupt {
-                    ours: self.head,
-                    theirs: tail,
-                });
-            }
-            self.cached_tail = tail;
-            if tail == self.head {
+            self.look()?;
+            if self.cached_tail == self.head {
                 return Ok(None);
             }
         }
-        let value = pod::load(slot::<T>(words, self.head, self.capacity));
+        let value = pod::load(self.layout.slot::<T>(self.head));
         self.head = self.head.wrapping_add(1);
-        // Pairs with the acquire load in `Producer::push`.
-        words[HEAD].store(self.head, Ordering::Release);
+        // Pairs with the acquire load in `Producer::look`.
+        self.layout.head().store(self.head, sync::hand_over());
         Ok(Some(value))
     }
-}
 
-impl<T: Pod> Consumer<T> {
     /// Skips everything that lies in the ring now, in one step. rt-safe.
     ///
     /// # Errors
     /// [`Corrupt`] when the peer's position is impossible.
     pub fn discard(&mut self) -> Result<(), Corrupt> {
+        self.look()?;
+        self.head = self.cached_tail;
+        // Pairs with the acquire load in `Producer::look`.
+        self.layout.head().store(self.head, sync::hand_over());
+        Ok(())
+    }
+
+    /// Looks where the producer is.
+    fn look(&mut self) -> Result<(), Corrupt> {
         // Pairs with the release store in `Producer::push`.
-        let tail = self.segment.payload()[TAIL].load(Ordering::Acquire);
-        if tail.wrapping_sub(self.head) > self.capacity {
+        let tail = self.layout.tail().load(Ordering::Acquire);
+        if tail.wrapping_sub(self.head) > self.layout.capacity {
             return Err(Corrupt {
                 ours: self.head,
                 theirs: tail,
             });
         }
-        (self.head, self.cached_tail) = (tail, tail);
-        // Pairs with the acquire load in `Producer::push`.
-        self.segment.payload()[HEAD].store(tail, Ordering::Release);
+        self.cached_tail = tail;
         Ok(())
     }
-}
-
-fn slot<T: Pod>(words: &[AtomicU64], position: u64, capacity: u64) -> &[AtomicU64] {
-    let size = words_of::<T>();
-    let index = (position & (capacity - 1)) as usize;
-    let start = SLOTS + index * size;
-    &words[start..start + size]
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
@@ -16,12 +15,15 @@ use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
+use crate::sync::{AtomicU64, Ordering};
+
 /// Marks a segment of ours: "KAIROLNK" in ASCII.
 pub const MAGIC: u64 = 0x4B41_4952_4F4C_4E4B;
 /// Version of every layout in this crate. A peer with another version is refused.
 ///
 /// 2: rings and state buffers belong to a connection, and are sealed once the peer has mapped them.
-pub const VERSION: u64 = 2;
+/// 3: commands have velocities, acceleration and jerk; states have faults.
+pub const VERSION: u64 = 3;
 /// Words before the payload: magic, version, kind, payload words, capacity, epoch, two spare.
 /// 16 words are 128 bytes: two cache lines, so the payload shares no line (nor an adjacent
 /// prefetched one) with the header.
@@ -82,6 +84,14 @@ pub enum PeerAccess {
     /// `F_SEAL_FUTURE_WRITE`: mappings made from now on are read-only.
     ReadOnly,
 }
+
+/// Words of a line pair, the distance between words that two sides write.
+const LINE_WORDS: usize = 16;
+
+/// Heap memory aligned as a mapping is, as far as that matters.
+#[derive(Debug, Default)]
+#[repr(C, align(128))]
+struct HeapLine([AtomicU64; LINE_WORDS]);
 
 #[derive(Debug)]
 enum Backing {
@@ -190,7 +200,8 @@ impl Segment {
     /// The same layout in heap memory, for tests and for models that cannot map. setup-only.
     pub fn in_heap(kind: Kind, payload_words: usize, capacity: u64, epoch: u64) -> Arc<Self> {
         let words = HEADER_WORDS + payload_words;
-        let memory: Box<[AtomicU64]> = (0..words).map(|_| AtomicU64::new(0)).collect();
+        let lines = (0..words.div_ceil(LINE_WORDS)).map(|_| HeapLine::default());
+        let memory: Box<[HeapLine]> = lines.collect();
         let start = NonNull::new(Box::into_raw(memory).cast::<AtomicU64>())
             .expect("a boxed slice is not null");
         let segment = Self {
@@ -321,7 +332,9 @@ impl Drop for Segment {
                 let _ = unsafe { munmap(self.start.cast(), self.words * 8) };
             }
             Backing::Heap => {
-                let slice = std::ptr::slice_from_raw_parts_mut(self.start.as_ptr(), self.words);
+                let lines = self.words.div_ceil(LINE_WORDS);
+                let first = self.start.as_ptr().cast::<HeapLine>();
+                let slice = std::ptr::slice_from_raw_parts_mut(first, lines);
                 // SAFETY: `in_heap` made this pointer from a box of the same slice.
                 drop(unsafe { Box::from_raw(slice) });
             }

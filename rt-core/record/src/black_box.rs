@@ -34,6 +34,8 @@ const ALIGNMENT: usize = 16;
 const FILE_NAME: &str = "flight.ring";
 /// One of an earlier run, on its way to disk.
 const CRASHED_NAME: &str = "flight.crashed";
+/// In /dev/shm: the run directory it belongs to.
+const OWNER_NAME: &str = "run-dir";
 
 /// The memory of the rings and where each lies.
 #[derive(Debug)]
@@ -72,7 +74,7 @@ pub fn make(run_dir: &Path, header: &Header, capacities: &[usize]) -> BlackBox {
     let mut made = None;
     for directory in directories(run_dir) {
         if directory.starts_with("/dev/shm") {
-            make_private(&directory);
+            make_private(&directory, run_dir);
         }
         let path = directory.join(FILE_NAME);
         let _ = std::fs::remove_file(&path);
@@ -94,10 +96,36 @@ pub fn make(run_dir: &Path, header: &Header, capacities: &[usize]) -> BlackBox {
     }
 }
 
-fn make_private(directory: &Path) {
+fn make_private(directory: &Path, run_dir: &Path) {
     use std::os::unix::fs::DirBuilderExt;
     // If it is there already it may be a stranger's: `owned` below looks.
     let _ = std::fs::DirBuilder::new().mode(0o700).create(directory);
+    let owner = run_dir.as_os_str().as_encoded_bytes();
+    let _ = std::fs::write(directory.join(OWNER_NAME), owner);
+}
+
+/// Removes black boxes in /dev/shm whose run directory is gone: nobody will ever look for them.
+fn sweep() {
+    use std::os::unix::ffi::OsStringExt;
+    let found = std::fs::read_dir("/dev/shm");
+    for entry in found.into_iter().flatten().flatten() {
+        let (directory, name) = (entry.path(), entry.file_name());
+        let owner = directory.join(OWNER_NAME);
+        if !name.to_string_lossy().starts_with("kairo-") || !owned(&owner) {
+            continue;
+        }
+        let Ok(run_dir) = std::fs::read(&owner) else {
+            continue;
+        };
+        let gone = !Path::new(&std::ffi::OsString::from_vec(run_dir)).exists();
+        let ring = directory.join(FILE_NAME);
+        if gone && (!ring.exists() || is_abandoned(&ring)) {
+            for name in [FILE_NAME, CRASHED_NAME, OWNER_NAME] {
+                let _ = std::fs::remove_file(directory.join(name));
+            }
+            let _ = std::fs::remove_dir(&directory);
+        }
+    }
 }
 
 fn write_start(memory: &Memory, text: &[u8], places: &[Place]) {
@@ -141,6 +169,7 @@ impl Salvaged {
 /// Looks for a black box left in `run_dir`, before a new one is made there. `None` when the last
 /// kairo-rt ended in order, or left nothing that could be read. setup-only.
 pub fn salvage(run_dir: &Path) -> Option<Salvaged> {
+    sweep();
     for directory in directories(run_dir) {
         let (left, crashed) = (directory.join(FILE_NAME), directory.join(CRASHED_NAME));
         if !crashed.exists() && owned(&left) && is_abandoned(&left) {

@@ -276,7 +276,12 @@ impl<S: Storage> Drain<S> {
         let mut files = self.parts.storage.files()?;
         let mut total: u64 = files.iter().map(|file| file.bytes).sum();
         while total + room > self.parts.size_max_bytes && !files.is_empty() {
-            let oldest = files.remove(oldest_of(&files));
+            let crashes = files.iter().filter(|file| file.crash);
+            let crashed: u64 = crashes.map(|file| file.bytes).sum();
+            // Crash files are kept longest, but a crash loop shall not push everything else out.
+            let first_crash = files.iter().position(|file| file.crash);
+            let too_many = first_crash.filter(|_| 2 * crashed > self.parts.size_max_bytes);
+            let oldest = files.remove(too_many.unwrap_or_else(|| oldest_of(&files)));
             self.parts.storage.remove(&oldest)?;
             total -= oldest.bytes;
         }

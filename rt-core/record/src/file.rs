@@ -126,6 +126,8 @@ pub struct EntryHeader {
     pub tag: u16,
     /// Its name.
     pub name: String,
+    /// What its index counts: `loop` (nothing, it is zero), `device`, or another noun.
+    pub of: String,
     /// `input` or `output`.
     pub direction: String,
     /// `NAME:TYPE` of each word; TYPE is `u64` or `f64`. Zeros at the end are left out.

@@ -13,7 +13,9 @@ recorded!(Command {
     mode: u32,
     joint_count: u32,
     velocity_scale: f64,
-    position_rad: [f64; MAX_JOINTS],
+    acceleration_rad_s2: f64,
+    jerk_rad_s3: f64,
+    target: [f64; MAX_JOINTS],
 } fixed {});
 
 recorded!(Reply {
@@ -52,10 +54,18 @@ recorded!(DeviceState {
     sequence: u64,
     expires_ns: u64,
     phase_since_ns: u64,
+    phase_since_tick: u64,
+    fault_since_ns: u64,
+    fault_value: f64,
+    fault_limit: f64,
     phase: u32,
     cause: u32,
     joint_count: u32,
     moving: u32,
+    fault: u32,
+    fault_joint: u32,
+    torque: u32,
+    inhibited: u32,
     joints: [JointState; MAX_JOINTS],
 } fixed {});
 

@@ -19,7 +19,8 @@ pub struct Sink {
 impl Sink {
     /// Room for `capacity` words, touched. setup-only.
     pub fn new(capacity: usize) -> Self {
-        let mut words = vec![0; capacity];
+        // Not zeros: the allocator would hand out pages that nobody has touched.
+        let mut words = vec![1; capacity];
         words.clear();
         Self {
             words,

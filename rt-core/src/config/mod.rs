@@ -8,10 +8,12 @@
 //! Not here: anything the machine must be asked (does the port exist, does the core). That is
 //! found at bring-up, because a configuration is checked on another machine than it runs on.
 
+mod behaviour;
 pub mod blocks;
 mod check;
 mod diagnostic;
 mod feasibility;
+mod joint;
 mod recorder;
 mod safety;
 mod schema;
@@ -22,6 +24,7 @@ use std::path::{Path, PathBuf};
 use kairo_blocks::registry::Registry;
 
 use crate::bringup::machine::Demand;
+pub use crate::safe_action::{Landing, SafeAction};
 pub use blocks::LoopBlocks;
 pub use check::{BusTraffic, traffic_of};
 pub use diagnostic::{ConfigError, Diagnostic};
@@ -151,25 +154,6 @@ pub enum OverrunPolicy {
     Stop,
 }
 
-/// What a device does when nobody commands it any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SafeAction {
-    /// Slow down at the acceleration limit and hold that position under torque.
-    Hold,
-    /// Slow down at the acceleration limit, then switch the torque off.
-    TorqueOff,
-}
-
-impl SafeAction {
-    /// As spelled in the file and on the link.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Hold => "hold",
-            Self::TorqueOff => "torque-off",
-        }
-    }
-}
-
 /// A device: joints on one bus, driven by one loop.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeviceConfig {
@@ -181,12 +165,24 @@ pub struct DeviceConfig {
     pub control_loop: usize,
     /// What it does when commands stop.
     pub safe_action: SafeAction,
+    /// Fraction of the velocity limits at which it moves to its rest pose.
+    pub ramp_velocity_scale: f64,
+    /// Whether it is put under torque as soon as it answers, without a command.
+    pub torque_at_start: bool,
     /// Longest time to live a command may ask for.
     pub ttl_max_ms: u64,
     /// Age of feedback from which on it is too old to move by.
     pub feedback_stale_ms: u64,
     /// Its joints, in command order.
     pub joints: Vec<JointConfig>,
+}
+
+impl DeviceConfig {
+    /// Whether it has a pose to rest in: of all joints, or of none.
+    pub fn has_rest_pose(&self) -> bool {
+        let mut joints = self.joints.iter();
+        joints.all(|joint| joint.rest_position_rad.is_some())
+    }
 }
 
 /// One joint and the servo that moves it.
@@ -208,6 +204,14 @@ pub struct JointConfig {
     pub velocity_max_rad_s: f64,
     /// Highest acceleration and deceleration.
     pub acceleration_max_rad_s2: f64,
+    /// Highest change of acceleration.
+    pub jerk_max_rad_s3: f64,
+    /// Distance to the setpoint from which on it counts as not following.
+    pub following_error_max_rad: f64,
+    /// How long it may be that far away.
+    pub following_error_time_ms: u64,
+    /// Where it is in the rest pose, if the device has one.
+    pub rest_position_rad: Option<f64>,
     /// Position loop gains to write into the servo, if any.
     pub gains: Option<ServoGains>,
 }

@@ -23,10 +23,6 @@ const HOLD_FIRST_LONGEST: i64 = HOLD_FIRST_LONGEST_MS.cast_signed();
 pub struct FailsafeConfig {
     /// The rules of all causes.
     pub rules: Rules,
-    /// Distance between setpoint and measured position from which on a joint does not follow.
-    pub following_error_max_rad: Option<f64>,
-    /// How long it may be that far away.
-    pub following_error_ms: u64,
     /// Temperature of a servo from which on it is too hot.
     pub temperature_max_c: f64,
 }
@@ -35,8 +31,6 @@ impl Default for FailsafeConfig {
     fn default() -> Self {
         Self {
             rules: Rules::default(),
-            following_error_max_rad: None,
-            following_error_ms: 200,
             temperature_max_c: 80.0,
         }
     }
@@ -59,6 +53,8 @@ pub struct EstopConfig {
     pub priority: u8,
     /// The core it is pinned to, or not.
     pub core: Option<usize>,
+    /// Age of the newest look at the lines from which on nobody looks any more.
+    pub input_stale_ms: u64,
 }
 
 impl Default for EstopConfig {
@@ -71,6 +67,7 @@ impl Default for EstopConfig {
             charge_pump: None,
             priority: 90,
             core: None,
+            input_stale_ms: 20,
         }
     }
 }
@@ -143,11 +140,6 @@ pub(super) fn read_failsafe(
     }
     let mut table = file.table(problems, "failsafe")?;
     let defer = table.integer(problems, "defer_max_ms", 0..=DEFER_LONGEST, Some(30_000));
-    if table.has("following_error_max_rad") {
-        let most = table.number(problems, "following_error_max_rad", 0.01..=7.0);
-        config.following_error_max_rad = Some(most?.value);
-    }
-    let patience = table.integer(problems, "following_error_ms", 1..=10_000, Some(200));
     if table.has("temperature_max_c") {
         let most = table.number(problems, "temperature_max_c", 20.0..=150.0);
         config.temperature_max_c = most?.value;
@@ -160,7 +152,6 @@ pub(super) fn read_failsafe(
         }
     }
     table.finish(problems);
-    config.following_error_ms = patience?.value.unsigned_abs();
     let defer = defer?.value.unsigned_abs();
     config.rules.set_defer_max_ms(defer).ok()?;
     Some(config)
@@ -214,9 +205,13 @@ fn read_rule(
     }
 }
 
-/// Whether the kind of device can do it. An arm neither lands nor idles.
-fn can(_device: &DeviceConfig, action: Action) -> bool {
-    !matches!(action, Action::RampToRest | Action::Land | Action::Idle)
+/// Whether the device can do it. An arm neither lands nor idles, and ramps to a declared pose only.
+fn can(device: &DeviceConfig, action: Action) -> bool {
+    match action {
+        Action::Land | Action::Idle => false,
+        Action::RampToRest => device.has_rest_pose(),
+        _ => true,
+    }
 }
 
 fn abilities(device: &DeviceConfig) -> String {
@@ -250,6 +245,7 @@ pub(super) fn read_estop(
         PRIORITY,
         Some(default.priority.into()),
     );
+    let stale = table.integer(problems, "input_stale_ms", 2..=1_000, Some(20));
     let mut core = Some(None);
     if table.has("core") {
         let found = table.integer(problems, "core", CORE, None);
@@ -282,6 +278,7 @@ pub(super) fn read_estop(
         charge_pump: charge_pump?,
         priority: u8::try_from(priority?.value).ok()?,
         core: core?,
+        input_stale_ms: stale?.value.unsigned_abs(),
     })
 }
 

@@ -3,10 +3,9 @@
 //! setup-only. Ranges and defaults stand here and nowhere else; `docs/reference/robot-toml.md`
 //! repeats them for people and a test holds its key list to this one.
 
-use std::f64::consts::PI;
+use std::path::Path;
 
 use kairo_blocks::registry::Registry;
-use kairo_hal::feetech::registers::{RADIANS_PER_STEP, STEPS_PER_TURN};
 use kairo_link::abi::MAX_JOINTS;
 use kairo_link::control::MAX_DEVICES;
 use kairo_link::stats::{MAX_BUSES, MAX_LOOPS};
@@ -16,15 +15,13 @@ use super::blocks::{self, Surroundings};
 use super::diagnostic::{Problems, nearest};
 use super::table::{Located, TableReader};
 use super::{
-    BusConfig, DeviceConfig, JointConfig, LoopConfig, OverrunPolicy, RobotConfig, SafeAction,
-    ServoGains, check, feasibility, recorder, safety,
+    BusConfig, DeviceConfig, LoopConfig, OverrunPolicy, RobotConfig, behaviour, check, feasibility,
+    joint, recorder, safety,
 };
 
 /// Priorities the daemon may use: below 95, so that the kernel's own threads at 99 (migration,
 /// watchdog) and a rescue shell keep the last word.
 pub(super) const PRIORITY: std::ops::RangeInclusive<i64> = 1..=94;
-/// Longest time a joint may need to stop, s. Half of the patience of kairo-rt's shutdown.
-const STOP_MAX_S: f64 = 5.0;
 /// A tick may cost this part of its period where the file does not say how much.
 const BUDGET_PARTS: i64 = 4;
 /// Cores a machine can have, as far as a mask goes.
@@ -80,8 +77,11 @@ pub(super) fn read(
     let failsafe = safety::read_failsafe(&mut file, &known, problems);
     let estop = safety::read_estop(&mut file, problems);
     let names = loops.iter().map(|section| section.name.value.as_str());
+    let beside = problems.file().parent().map(Path::to_path_buf);
+    let beside = beside.unwrap_or_default();
+    let registry = blocks::load_plugins(&mut file, registry, &beside, problems);
     let around = Surroundings {
-        registry,
+        registry: &registry,
         loops: names
             .zip(loops.iter().map(|section| section.value.as_ref()))
             .collect(),
@@ -281,16 +281,15 @@ fn read_device(
     let kind = table.choice(problems, "kind", &[("servo-arm", ())]);
     let bus = read_reference(&mut table, "bus", buses, problems);
     let control_loop = read_reference(&mut table, "loop", loops, problems);
-    let actions = [SafeAction::Hold, SafeAction::TorqueOff].map(|action| (action.name(), action));
-    let safe_action = table.choice(problems, "safe_action", &actions);
+    let behaviour = behaviour::read(&mut table, problems);
     let ttl = table.integer(problems, "ttl_max_ms", 10..=10_000, None);
     let stale = table.integer(problems, "feedback_stale_ms", 10..=10_000, None);
     let mut joints = Vec::new();
     let mut servo_spans = Vec::new();
     let mut names: Vec<String> = Vec::new();
     let mut all_joints = true;
-    for joint in table.tables(problems, "joint", MAX_JOINTS) {
-        let read = read_joint(joint, &mut names, problems);
+    for table in table.tables(problems, "joint", MAX_JOINTS) {
+        let read = joint::read(table, &mut names, problems);
         all_joints &= read.is_some();
         if let Some((joint, span)) = read {
             joints.push(joint);
@@ -298,15 +297,21 @@ fn read_device(
         }
     }
     let key = table.path_of("name");
+    if let Some(behaviour) = behaviour.as_ref().filter(|_| all_joints) {
+        behaviour.check_rest_pose(&joints, &table, problems);
+    }
     table.finish(problems);
     let name = name?;
     let complete = || {
         kind?;
+        let behaviour = behaviour?;
         let device = DeviceConfig {
             name: name.value.clone(),
             bus: bus?,
             control_loop: control_loop?,
-            safe_action: safe_action?,
+            safe_action: behaviour.safe_action,
+            ramp_velocity_scale: behaviour.ramp_velocity_scale,
+            torque_at_start: behaviour.torque_at_start,
             ttl_max_ms: u64::try_from(ttl?.value).ok()?,
             feedback_stale_ms: u64::try_from(stale?.value).ok()?,
             joints: all_joints.then_some(joints)?,
@@ -348,125 +353,4 @@ fn read_reference<T>(
         problems.add(wanted.span, table.path_of(key), message, fix);
     }
     found
-}
-
-fn read_joint(
-    mut table: TableReader<'_>,
-    names: &mut Vec<String>,
-    problems: &mut Problems<'_>,
-) -> Option<(JointConfig, std::ops::Range<usize>)> {
-    let name = table.text(problems, "name", "shoulder_pan");
-    let servo_id = table.integer(problems, "servo_id", 0..=253, None);
-    let last_step = i64::from(STEPS_PER_TURN - 1);
-    let zero_steps = table.integer(problems, "zero_steps", 0..=last_step, Some(2048));
-    let direction = table.integer(problems, "direction", -1..=1, Some(1));
-    let minimum = table.number(problems, "position_min_rad", -2.0 * PI..=2.0 * PI);
-    let maximum = table.number(problems, "position_max_rad", -2.0 * PI..=2.0 * PI);
-    let velocity = table.number(problems, "velocity_max_rad_s", 0.01..=20.0);
-    let acceleration = table.number(problems, "acceleration_max_rad_s2", 0.01..=200.0);
-    let gains = read_gains(&mut table, problems);
-    let key = table.path_of("name");
-    if let Some(direction) = direction.as_ref().filter(|direction| direction.value == 0) {
-        problems.add(
-            direction.span.clone(),
-            table.path_of("direction"),
-            "0 is no direction",
-            "write 1, or -1 when the servo turns the other way round",
-        );
-    }
-    let range_key = table.path_of("position_min_rad");
-    let servo_key = table.path_of("position_max_rad");
-    let stop_key = table.path_of("acceleration_max_rad_s2");
-    table.finish(problems);
-    if let Some(name) = &name {
-        if names.contains(&name.value) {
-            let message = format!("\"{}\" is the name of an earlier joint", name.value);
-            problems.add(
-                name.span.clone(),
-                key,
-                message,
-                "name every joint differently",
-            );
-        }
-        names.push(name.value.clone());
-    }
-    let (minimum, maximum, zero, direction) = (minimum?, maximum?, zero_steps?, direction?);
-    if minimum.value >= maximum.value {
-        let message = format!(
-            "{} is not below position_max_rad = {}",
-            minimum.value, maximum.value
-        );
-        problems.add(minimum.span.clone(), range_key, message, "exchange the two");
-    }
-    let (servo, acceleration) = (servo_id?, acceleration?);
-    let joint = JointConfig {
-        name: name?.value,
-        servo_id: u8::try_from(servo.value).ok()?,
-        zero_steps: i32::try_from(zero.value).ok()?,
-        direction: i32::try_from(direction.value).ok()?,
-        position_min_rad: minimum.value,
-        position_max_rad: maximum.value,
-        velocity_max_rad_s: velocity?.value,
-        acceleration_max_rad_s2: acceleration.value,
-        gains: gains?,
-    };
-    reach(&joint, &maximum, &servo_key, problems);
-    stops(&joint, &acceleration, &stop_key, problems);
-    Some((joint, servo.span))
-}
-
-/// Slowing down is what every safe action and the shutdown begin with, so it must not take long.
-fn stops(joint: &JointConfig, at: &Located<f64>, key: &str, problems: &mut Problems<'_>) {
-    let seconds = joint.velocity_max_rad_s / joint.acceleration_max_rad_s2;
-    if seconds > STOP_MAX_S {
-        let message = format!(
-            "{} rad/s at {} rad/s² takes {seconds:.1} s to stop, the most is {STOP_MAX_S} s",
-            joint.velocity_max_rad_s, joint.acceleration_max_rad_s2
-        );
-        let fix = "raise acceleration_max_rad_s2 or lower velocity_max_rad_s";
-        problems.add(at.span.clone(), key, message, fix);
-    }
-}
-
-/// The limits must lie within the one turn the servo's position register covers.
-fn reach(joint: &JointConfig, at: &Located<f64>, key: &str, problems: &mut Problems<'_>) {
-    for position_rad in [joint.position_min_rad, joint.position_max_rad] {
-        let steps = f64::from(joint.zero_steps)
-            + f64::from(joint.direction) * position_rad / RADIANS_PER_STEP;
-        if !(0.0..=f64::from(STEPS_PER_TURN - 1)).contains(&steps.round()) {
-            let message = format!(
-                "{position_rad} rad is step {steps:.0} of the servo (zero_steps = {}), which has \
-                 only 0 to {}",
-                joint.zero_steps,
-                STEPS_PER_TURN - 1
-            );
-            problems.add(
-                at.span.clone(),
-                key,
-                message,
-                "narrow the limits or move zero_steps",
-            );
-        }
-    }
-}
-
-/// `Some(None)` when no gain is given; all three or none.
-fn read_gains(
-    table: &mut TableReader<'_>,
-    problems: &mut Problems<'_>,
-) -> Option<Option<ServoGains>> {
-    let keys = ["servo_p_gain", "servo_i_gain", "servo_d_gain"];
-    let given = keys.map(|key| table.has(key));
-    if given == [false; 3] {
-        return Some(None);
-    }
-    let [p, i, d] = keys.map(|key| {
-        let gain = table.integer(problems, key, 0..=254, None)?;
-        u8::try_from(gain.value).ok()
-    });
-    Some(Some(ServoGains {
-        p: p?,
-        i: i?,
-        d: d?,
-    }))
 }

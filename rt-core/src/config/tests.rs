@@ -227,6 +227,8 @@ fn the_reference_documents_every_key() {
     let schema = concat!(
         include_str!("schema.rs"),
         include_str!("safety.rs"),
+        include_str!("joint.rs"),
+        include_str!("behaviour.rs"),
         include_str!("recorder.rs")
     );
     let keys = schema

@@ -4,6 +4,7 @@
 //! (`recording`), also the clock. It moves words between the outside and [`Device`], which decides;
 //! nothing that owns memory is dropped here, it goes back to the server through the events.
 
+use kairo_failsafe::{self as failsafe, Flags};
 use kairo_link::MonoNs;
 use kairo_link::abi::{Cause, DeviceState, Reply, Verdict};
 use kairo_link::latest;
@@ -12,7 +13,9 @@ use kairo_link::stats::LoopStats;
 use kairo_record::state::{Malformed, Sink, Source, State};
 use kairo_record::tap::Tap;
 
+use super::failsafe::{Guard, Order as Safety};
 use crate::device::{Device, Tick};
+use crate::estop::{Estop, Standing};
 use crate::exchange::LoopSide;
 use crate::order::{Event, LeaseChannel};
 use crate::recording::{CommandTaken, Outcome, of_device, tag, unconnected};
@@ -27,6 +30,9 @@ pub(super) struct Seat {
     /// Which device of the loop.
     index: usize,
     device: Device,
+    guard: Guard,
+    /// Its number in robot.toml, under which its standing is published.
+    number: usize,
     link: LoopSide,
     lease: Option<LeaseChannel>,
     state: Option<latest::Writer<DeviceState>>,
@@ -36,26 +42,100 @@ pub(super) struct Seat {
     reported_present: bool,
     /// Ticks in a row without new feedback.
     ticks_without_feedback: u32,
+    /// What the failsafe machine decided last.
+    standing: Standing,
+}
+
+/// What a seat is made of.
+#[derive(Debug)]
+pub struct SeatParts {
+    /// The device.
+    pub device: Device,
+    /// Its end towards the bus.
+    pub link: LoopSide,
+    /// Its number in robot.toml.
+    pub number: usize,
+    /// What watches over it.
+    pub guard: Guard,
 }
 
 impl Seat {
     /// A device without lease or state buffer. setup-only.
-    pub(super) fn new(index: usize, device: Device, link: LoopSide) -> Self {
+    pub(super) fn new(index: usize, part: SeatParts) -> Self {
         Self {
             index,
-            device,
-            link,
+            device: part.device,
+            guard: part.guard,
+            number: part.number,
+            link: part.link,
             lease: None,
             state: None,
             ended: None,
             retired: None,
             reported_present: false,
             ticks_without_feedback: 0,
+            standing: Standing::default(),
         }
     }
 
-    pub(super) fn decide(&mut self, now: MonoNs, armed: bool) {
+    pub(super) fn begin(&mut self, tick: Tick) {
+        self.device.begin(tick);
+    }
+
+    pub(super) fn armed(&mut self, now: MonoNs, armed: bool, latched: bool) {
         self.device.decide(now, armed);
+        self.guard.begin(now, latched);
+    }
+
+    /// Whether the other devices of the loop must know that this one stops.
+    pub(super) fn is_in_trouble(&self) -> bool {
+        self.guard.is_in_trouble()
+    }
+
+    /// The loop missed a period, and shall stop for it.
+    pub(super) fn overran(&mut self) {
+        self.guard.overran();
+    }
+
+    /// Runs the failsafe machine over `robot`, the flags of the whole robot, and what is known of
+    /// this device, and lets the device do what comes out. Publishes it; true when that is news.
+    pub(super) fn decide(
+        &mut self,
+        tap: &mut Tap,
+        tick: Tick,
+        robot: Flags,
+        words: &Estop,
+    ) -> bool {
+        let decision = self.guard.step(tick, robot, &self.device);
+        // Nobody's stream of commands goes on by itself when the e-stop is cleared.
+        if decision.live.has(failsafe::Cause::Estop) {
+            self.end_lease(tap, tick, Cause::EmergencyStop);
+        }
+        match self.guard.tell(&decision) {
+            Some(Safety::Restrain {
+                action,
+                cause,
+                refuses,
+            }) => self.device.restrain(tick.time, action, cause, refuses),
+            Some(Safety::Release) => self.device.release(tick.time),
+            None => {}
+        }
+        let standing = Standing::from(&decision);
+        let news = standing != self.standing;
+        self.standing = standing;
+        words.publish(self.number, standing);
+        news
+    }
+
+    /// Whether the charge pump may go on for this device.
+    pub(super) fn is_healthy(&self) -> bool {
+        let stops = [
+            failsafe::Cause::Estop,
+            failsafe::Cause::ShuttingDown,
+            failsafe::Cause::LoopOverrun,
+            failsafe::Cause::PluginFault,
+        ];
+        !stops.iter().any(|cause| self.standing.live.has(*cause))
     }
 
     pub(super) const fn device(&self) -> &Device {
@@ -86,6 +166,7 @@ impl Seat {
     pub(super) fn open_lease(&mut self, tap: &mut Tap, tick: Tick, channel: LeaseChannel) {
         self.end_lease(tap, tick, Cause::Released);
         self.device.open_lease(channel.epoch);
+        self.guard.lease_opened();
         self.lease = Some(channel);
     }
 
@@ -137,6 +218,7 @@ impl Seat {
             let CommandTaken { now, command, .. } = taken;
             let reply = self.device.command(now, tick, &command);
             if reply.verdict == Verdict::Accepted as u32 {
+                self.guard.commanded();
                 stats
                     .command_age
                     .record(now.since_ns(MonoNs(command.issued_ns)));
@@ -151,6 +233,7 @@ impl Seat {
         let Some(notice) = self.device.expire(tick) else {
             return false;
         };
+        self.guard.ended(Cause::CommandExpired);
         self.reply(tap, tick, &notice);
         true
     }
@@ -177,6 +260,7 @@ impl Seat {
         // The holder may be gone or hostile: the notice is a courtesy.
         let _ = channel.replies.push(&notice);
         self.device.end_lease(tick.time, cause);
+        self.guard.ended(cause);
         // A lease opens only when none waits here, so nothing is overwritten.
         self.ended = Some((channel, cause));
     }
@@ -255,6 +339,9 @@ impl State for Seat {
         let Self {
             index: _,
             device,
+            guard,
+            number: _,
+            standing: _,
             link: _,
             lease,
             state: _,
@@ -264,6 +351,7 @@ impl State for Seat {
             ticks_without_feedback,
         } = self;
         device.save(sink);
+        guard.save(sink);
         lease.is_some().save(sink);
         reported_present.save(sink);
         ticks_without_feedback.save(sink);
@@ -272,6 +360,7 @@ impl State for Seat {
     fn load(&mut self, source: &mut Source<'_>) -> Result<(), Malformed> {
         let mut leased = false;
         self.device.load(source)?;
+        self.guard.load(source)?;
         leased.load(source)?;
         self.reported_present.load(source)?;
         self.ticks_without_feedback.load(source)?;
@@ -281,6 +370,7 @@ impl State for Seat {
 
     fn describe(name: &str, words: &mut Vec<String>) {
         Device::describe(name, words);
+        Guard::describe(name, words);
         for field in ["leased", "reported_present", "ticks_without_feedback"] {
             words.push(format!("{name}.{field}:u64"));
         }

@@ -3,11 +3,12 @@
 use super::*;
 use crate::config::JointConfig;
 use crate::exchange::JointFeedback;
+use kairo_link::abi::{Reply, Verdict};
 
-const PERIOD_NS: u64 = 4_000_000;
-const TTL_NS: u64 = 100_000_000;
+pub(super) const PERIOD_NS: u64 = 4_000_000;
+pub(super) const TTL_NS: u64 = 100_000_000;
 
-fn config(safe_action: SafeAction) -> DeviceConfig {
+pub(super) fn config(safe_action: SafeAction) -> DeviceConfig {
     let joint = |name: &str, servo_id| JointConfig {
         name: name.into(),
         servo_id,
@@ -17,6 +18,10 @@ fn config(safe_action: SafeAction) -> DeviceConfig {
         position_max_rad: 1.0,
         velocity_max_rad_s: 2.0,
         acceleration_max_rad_s2: 8.0,
+        jerk_max_rad_s3: 160.0,
+        following_error_max_rad: 0.3,
+        following_error_time_ms: 200,
+        rest_position_rad: Some(0.2),
         gains: None,
     };
     DeviceConfig {
@@ -24,6 +29,8 @@ fn config(safe_action: SafeAction) -> DeviceConfig {
         bus: 0,
         control_loop: 0,
         safe_action,
+        ramp_velocity_scale: 0.25,
+        torque_at_start: safe_action != SafeAction::TorqueOff,
         ttl_max_ms: 1000,
         feedback_stale_ms: 200,
         joints: vec![joint("one", 1), joint("two", 2)],
@@ -31,28 +38,34 @@ fn config(safe_action: SafeAction) -> DeviceConfig {
 }
 
 /// A device with a clock and an ideal arm.
-struct Bench {
-    device: Device,
-    tick: Tick,
-    generation: u64,
+pub(super) struct Bench {
+    pub(super) device: Device,
+    pub(super) tick: Tick,
+    pub(super) generation: u64,
+    pub(super) torque_losses: u64,
 }
 
 impl Bench {
-    fn new(safe_action: SafeAction) -> Self {
+    pub(super) fn new(safe_action: SafeAction) -> Self {
+        Self::of(&config(safe_action))
+    }
+
+    pub(super) fn of(config: &DeviceConfig) -> Self {
         let tick = Tick {
             number: 0,
             time: MonoNs(1_000_000_000),
         };
-        let device = Device::new(&config(safe_action), PERIOD_NS);
+        let device = Device::new(config, PERIOD_NS);
         Self {
             device,
             tick,
             generation: 1,
+            torque_losses: 0,
         }
     }
 
     /// Armed, connected at (0.3, -0.3), with a lease of epoch 7.
-    fn leased(safe_action: SafeAction) -> Self {
+    pub(super) fn leased(safe_action: SafeAction) -> Self {
         let mut bench = Self::new(safe_action);
         bench.device.decide(bench.tick.time, true);
         bench.settle_at([0.3, -0.3]);
@@ -61,7 +74,7 @@ impl Bench {
     }
 
     /// As many looks at an arm that rests there as it takes to believe it.
-    fn settle_at(&mut self, position_rad: [f64; 2]) {
+    pub(super) fn settle_at(&mut self, position_rad: [f64; 2]) {
         for _ in 0..2 {
             self.tick.time = self.tick.time.plus_ns(PERIOD_NS);
             let feedback = self.feedback_at(position_rad);
@@ -69,10 +82,11 @@ impl Bench {
         }
     }
 
-    fn feedback_at(&self, position_rad: [f64; 2]) -> Feedback {
+    pub(super) fn feedback_at(&self, position_rad: [f64; 2]) -> Feedback {
         let mut feedback = Feedback {
             generation: self.generation,
             bus_up: 1,
+            torque_losses: self.torque_losses,
             ..Feedback::default()
         };
         for (joint, position_rad) in feedback.joints.iter_mut().zip(position_rad) {
@@ -86,45 +100,55 @@ impl Bench {
         feedback
     }
 
-    fn setpoints(&self) -> [f64; 2] {
+    pub(super) fn setpoints(&self) -> [f64; 2] {
         let goals = self.device.goals();
         [goals.setpoint_rad[0], goals.setpoint_rad[1]]
     }
 
     /// One period of the control loop, with an arm that follows its setpoints.
-    fn run_tick(&mut self) -> Option<Reply> {
+    pub(super) fn run_tick(&mut self) -> Option<Reply> {
+        self.run_tick_measuring(self.setpoints())
+    }
+
+    /// One period with an arm that is found at `position_rad`.
+    pub(super) fn run_tick_measuring(&mut self, position_rad: [f64; 2]) -> Option<Reply> {
         self.tick.number += 1;
         self.tick.time = self.tick.time.plus_ns(PERIOD_NS);
-        let feedback = self.feedback_at(self.setpoints());
+        self.device.begin(self.tick);
+        let feedback = self.feedback_at(position_rad);
         self.device.observe(self.tick.time, &feedback);
         let notice = self.device.expire(self.tick);
         self.device.step();
         notice
     }
 
-    fn run_ticks(&mut self, count: usize) {
+    pub(super) fn run_ticks(&mut self, count: usize) {
         for _ in 0..count {
             self.run_tick();
         }
     }
 
-    fn send(&mut self, sequence: u64, position_rad: [f64; 2]) -> Verdict {
+    pub(super) fn send(&mut self, sequence: u64, position_rad: [f64; 2]) -> Verdict {
+        self.order(sequence, Mode::Position, position_rad)
+    }
+
+    pub(super) fn order(&mut self, sequence: u64, mode: Mode, target: [f64; 2]) -> Verdict {
         let mut command = Command {
             sequence,
             lease_epoch: 7,
             issued_ns: self.tick.time.0,
             ttl_ns: TTL_NS,
-            mode: Mode::Position as u32,
+            mode: mode as u32,
             joint_count: 2,
             velocity_scale: 1.0,
             ..Command::default()
         };
-        command.position_rad[..2].copy_from_slice(&position_rad);
+        command.target[..2].copy_from_slice(&target);
         let reply = self.device.command(self.tick.time, self.tick, &command);
         Verdict::from_u32(reply.verdict).unwrap()
     }
 
-    fn standing(&self) -> (Phase, Cause) {
+    pub(super) fn standing(&self) -> (Phase, Cause) {
         let state = self.device.state(self.tick);
         (
             Phase::from_u32(state.phase).unwrap(),
@@ -235,7 +259,7 @@ fn slows_down_and_holds_when_the_command_expires_and_moves_on_with_the_next() {
         (0, Cause::CommandExpired as u32)
     );
     assert_eq!(bench.standing(), (Phase::Safe, Cause::CommandExpired));
-    for _ in 0..70 {
+    for _ in 0..80 {
         bench.run_tick();
     }
     let held = bench.setpoints();
@@ -269,7 +293,7 @@ fn every_end_of_a_lease_stops_the_motion_and_forgets_the_epoch() {
         assert!(bench.device.is_moving());
         bench.device.end_lease(bench.tick.time, cause);
         assert_eq!(bench.standing(), (Phase::Safe, cause));
-        bench.run_ticks(70);
+        bench.run_ticks(80);
         assert!(!bench.device.is_moving());
         assert_eq!(bench.send(2, [0.0, 0.0]), Verdict::StaleEpoch);
     }
@@ -375,8 +399,8 @@ fn a_stop_command_slows_down_and_holds() {
     };
     let reply = bench.device.command(bench.tick.time, bench.tick, &stop);
     assert_eq!(reply.verdict, Verdict::Accepted as u32);
-    // 2 rad/s at 8 rad/s² takes at most 0.25 s, 63 ticks.
-    bench.run_ticks(63);
+    // 2 rad/s at 8 rad/s² and 160 rad/s³ takes at most 0.3 s, 75 ticks.
+    bench.run_ticks(75);
     assert!(!bench.device.is_moving());
     assert!(bench.setpoints()[0] > -0.9);
 }

@@ -84,7 +84,7 @@ impl Listener {
     }
 
     /// The next waiting connection of a user who may connect; others are told and closed.
-    pub(super) fn accept(&self) -> Option<ControlSocket> {
+    pub(crate) fn accept(&self) -> Option<ControlSocket> {
         loop {
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
             let raw = accept4(self.fd.as_raw_fd(), flags).ok()?;

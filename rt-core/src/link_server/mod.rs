@@ -17,6 +17,7 @@
 mod connection;
 mod listener;
 mod routes;
+mod safety;
 mod share;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ use crate::wake::Wake;
 use connection::Connection;
 pub use listener::{ListenError, Listener};
 pub use routes::{DeviceRoute, EpochCounter, LoopPort};
+pub use safety::Safety;
 use share::DeviceOffer;
 pub use share::Tenancy;
 
@@ -83,6 +85,8 @@ pub struct LinkServer {
     pub connection: Option<Connection>,
     /// Who has not said hello yet.
     pub pending: Vec<(ControlSocket, Instant)>,
+    /// E-stops and what became of them.
+    pub safety: Safety,
     /// What earlier agent planes may still hold.
     pub retired: Vec<Tenancy>,
 }
@@ -94,6 +98,7 @@ impl LinkServer {
             self.wait();
             self.bell.answer();
             self.take_events();
+            self.tell_safety();
             if let Some(connection) = &self.connection {
                 connection.ring();
             }
@@ -121,7 +126,8 @@ impl LinkServer {
         );
         fds.extend(sockets.map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
         let has_backlog = self.loops.iter().any(LoopPort::has_backlog);
-        let timeout = if has_backlog { BACKLOG_MS } else { IDLE_MS };
+        let hurry = has_backlog || self.safety.has_to_answer();
+        let timeout = if hurry { BACKLOG_MS } else { IDLE_MS };
         // An interrupted or failed wait is a turn with nothing to do.
         let _ = poll(&mut fds, PollTimeout::from(timeout));
     }
@@ -201,6 +207,8 @@ impl LinkServer {
             .socket
             .send(&Notice::Welcome(Box::new(welcome)), &descriptors)?;
         self.connection = Some(connection);
+        self.safety.forget();
+        self.tell_safety();
         Ok(())
     }
 
@@ -238,6 +246,15 @@ impl LinkServer {
                 }
                 Ok((Request::CloseLease { epoch, holder_gone }, _)) => {
                     self.close_lease(epoch, holder_gone);
+                }
+                Ok((Request::Estop { request }, _)) => {
+                    let answer = self.safety.stop(request);
+                    self.notify(&answer);
+                }
+                Ok((Request::ClearEstop { request }, _)) => {
+                    if let Some(refusal) = self.safety.clear(request) {
+                        self.notify(&refusal);
+                    }
                 }
                 Ok((Request::Hello { .. }, _)) => {
                     self.disconnect("it said hello twice");
@@ -283,6 +300,10 @@ impl LinkServer {
         }
         if self.shared.is_stopping() {
             return Err(refuse("not_armed", "kairo-rt is shutting down".into()));
+        }
+        if self.safety.is_latched() {
+            let reason = "the e-stop is latched; an operator clears it with `kairo rt clear-estop`";
+            return Err(refuse("estopped", reason.to_owned()));
         }
         if !device.present {
             let reason = "its bus is not connected, or a servo does not answer".to_owned();
@@ -373,6 +394,13 @@ impl LinkServer {
             control_loop.send(Order::CloseState {
                 device: device.seat,
             });
+        }
+    }
+
+    /// Tells the agent plane what failsafe machines decided, and what became of clears.
+    fn tell_safety(&mut self) {
+        for notice in self.safety.news() {
+            self.notify(&notice);
         }
     }
 

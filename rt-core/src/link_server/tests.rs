@@ -16,7 +16,15 @@ fn server(
         lease_epoch: Some(7),
         ..DeviceRoute::default()
     };
+    let shared = Arc::new(Shared::default());
+    let desk = Arc::new(crate::operator::Desk {
+        shared: Arc::clone(&shared),
+        devices: vec!["arm".into()],
+        inputs: Vec::new(),
+        loops: 1,
+    });
     let server = LinkServer {
+        safety: Safety::new(desk, false),
         listener: Listener::bind(&directory.join("rt.sock"), own).unwrap(),
         welcome: Welcome::default(),
         not_armed_because: String::new(),
@@ -26,7 +34,7 @@ fn server(
         loops: vec![LoopPort::new(orders, events)],
         epochs: EpochCounter::since_boot(),
         bell: Wake::new().unwrap(),
-        shared: Arc::new(Shared::default()),
+        shared,
         connection: None,
         pending: Vec::new(),
         retired: Vec::new(),

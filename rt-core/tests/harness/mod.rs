@@ -25,6 +25,7 @@ use kairo_link::abi::{
     COMMAND_SLOTS, Cause, Command, DeviceState, Mode, Phase, REPLY_SLOTS, Reply, Verdict,
 };
 use kairo_link::control::{ControlSocket, Notice, Request, Welcome};
+use kairo_link::operator::{OperatorReply, OperatorRequest, SOCKET_NAME};
 use kairo_link::segment::{Kind, PeerAccess, Segment, VERSION};
 use kairo_link::stats::{PAYLOAD_WORDS, Stats};
 use kairo_link::{MonoNs, latest, ring};
@@ -52,11 +53,15 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// The SO-101 file for a machine that grants what it grants, on whatever core there is.
+/// The SO-101 file for a machine that grants what it grants, on whatever core there is. A busy
+/// machine does not run the simulator, an ordinary thread, for whole seconds: that is no bus that
+/// was lost.
 pub fn hosted_config() -> String {
     SO101
         .replace("strict = true", "strict = false")
         .replace("core = 1\n", "")
+        .replace("feedback_stale_ms = 500", "feedback_stale_ms = 10000")
+        .replace("lost_after_cycles = 25", "lost_after_cycles = 250")
 }
 
 /// The simulator in a thread, with its control socket.
@@ -221,10 +226,29 @@ impl Robot {
         })
     }
 
-    /// Connects, and waits until the arm is there.
+    /// Asks the operator socket.
+    pub fn operator(&self, request: &OperatorRequest) -> Option<OperatorReply> {
+        let socket = ControlSocket::connect(&self.directory.join(SOCKET_NAME)).ok()?;
+        socket.send(request, &[]).ok()?;
+        socket.receive().ok().map(|(reply, _)| reply)
+    }
+
+    /// Clears the e-stop that the daemon starts with, as an operator does.
+    pub fn clear_estop(&self) {
+        eventually("the e-stop is cleared", || {
+            let reply = self.operator(&OperatorRequest::ClearEstop)?;
+            reply.done.then_some(())
+        });
+    }
+
+    /// Connects, clears the e-stop, and waits until the arm is there.
     pub fn connect_ready(&self) -> AgentPlane {
         let mut plane = self.connect();
-        plane.wait_for_phase(Phase::Holding);
+        self.clear_estop();
+        eventually("the arm is there and nothing is wrong", || {
+            let phase = Phase::from_u32(plane.state().phase);
+            matches!(phase, Some(Phase::Holding | Phase::Idle)).then_some(())
+        });
         plane
     }
 
@@ -442,6 +466,33 @@ impl AgentPlane {
             .unwrap_or_else(|refusal| panic!("{refusal:?}"))
     }
 
+    /// Asks for an e-stop, or for its end, as kairod does, and returns the answer's code; empty
+    /// when it was done.
+    pub fn ask_stop(&mut self, clear: bool) -> String {
+        self.requests += 1;
+        let mine = self.requests;
+        let request = match clear {
+            true => Request::ClearEstop { request: mine },
+            false => Request::Estop { request: mine },
+        };
+        self.socket.send(&request, &[]).unwrap();
+        self.wait_for_notice("answers a stop", |notice| match notice {
+            Notice::EstopAnswered { request, code, .. } if *request == mine => Some(code.clone()),
+            _ => None,
+        })
+    }
+
+    /// Waits until the failsafe machine of the arm has decided this action because of this cause.
+    pub fn wait_for_failsafe(&mut self, action: &str, cause: &str) {
+        let decided = |notice: &Notice| match notice {
+            Notice::FailsafeChanged { failsafe, .. } => {
+                (failsafe.action == action && failsafe.cause == cause).then_some(())
+            }
+            _ => None,
+        };
+        self.wait_for_notice(&format!("the failsafe is {action} by {cause}"), decided);
+    }
+
     /// Gives a lease up.
     pub fn close_lease(&mut self, lease: &Lease, holder_gone: bool) -> String {
         let request = Request::CloseLease {
@@ -521,8 +572,16 @@ impl Lease {
             velocity_scale: 1.0,
             ..Command::default()
         };
-        command.position_rad[..6].copy_from_slice(&target);
+        command.target[..6].copy_from_slice(&target);
         command
+    }
+
+    /// A good reset.
+    pub fn reset(&mut self) -> Command {
+        Command {
+            mode: Mode::Reset as u32,
+            ..self.command([0.0; 6], 300)
+        }
     }
 
     /// Sends a good command, or drops it when the ring is full.

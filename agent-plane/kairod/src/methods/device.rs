@@ -193,27 +193,37 @@ struct SendParams {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct CommandParams {
-    /// `position` moves, `stop` slows down and holds.
+    /// `position` and `velocity` move, `stop` slows down and holds, `reset` clears a latched
+    /// fault and moves nothing.
     mode: ModeName,
     /// Where to, with mode `position`.
     positions: Option<Positions>,
+    /// How fast, rad/s, with mode `velocity`. Joints that are not named come to rest.
+    velocities: Option<Positions>,
     /// Fraction of the velocity limits to use, above 0 up to 1; 1 if absent.
     velocity_scale: Option<f64>,
+    /// Acceleration to use at most, rad/s², at most every joint's limit; that limit if absent.
+    acceleration_rad_s2: Option<f64>,
+    /// Jerk to use at most, rad/s³, at most every joint's limit; that limit if absent.
+    jerk_rad_s3: Option<f64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum ModeName {
     Position,
+    Velocity,
     Stop,
+    Reset,
 }
 
-/// Target positions, rad: all joints in order, or some by name. Joints that are not named keep the
-/// target of the command in force; when none is in force, what they are commanded to now.
+/// Positions, rad, or velocities, rad/s: all joints in order, or some by name. Joints whose
+/// position is not named keep the target of the command in force; when none is in force, what they
+/// are commanded to now.
 #[derive(Deserialize, JsonSchema)]
 #[serde(
     untagged,
-    expecting = "a map of joint names to rad, or a list of rad for all joints"
+    expecting = "a map of joint names to numbers, or a list of numbers for all joints"
 )]
 enum Positions {
     ByName(BTreeMap<String, f64>),
@@ -267,29 +277,43 @@ async fn send(call: Call, params: SendParams) -> Result<Sent, ErrorInfo> {
 fn draft(params: &SendParams, device: &Device, claim: &Claim) -> Result<Draft, ErrorInfo> {
     let joints = device.description.joints.len();
     let command = &params.command;
-    let targets = match (command.mode, &command.positions) {
-        (ModeName::Stop, None) => [0.0; MAX_JOINTS],
-        (ModeName::Position, Some(Positions::InOrder(list))) => in_order(device, list)?,
-        (ModeName::Position, Some(Positions::ByName(map))) => by_name(device, claim, map)?,
-        (ModeName::Stop, Some(_)) => {
+    let given = (&command.positions, &command.velocities);
+    let (mode, targets) = match (command.mode, given) {
+        (ModeName::Position, (Some(positions), None)) => {
+            let base = claim.targets_in_force().or_else(|| device.setpoints());
+            (Mode::Position, numbers(device, positions, base)?)
+        }
+        (ModeName::Velocity, (None, Some(velocities))) => {
+            let rest = Some([0.0; MAX_JOINTS]);
+            (Mode::Velocity, numbers(device, velocities, rest)?)
+        }
+        (ModeName::Stop, (None, None)) => (Mode::Stop, [0.0; MAX_JOINTS]),
+        (ModeName::Reset, (None, None)) => (Mode::Reset, [0.0; MAX_JOINTS]),
+        (ModeName::Position, _) => {
             return Err(invalid(
-                "mode \"stop\" takes no `positions`; leave them out",
+                "mode \"position\" needs `positions`, and no `velocities`",
             ));
         }
-        (ModeName::Position, None) => {
-            return Err(invalid("mode \"position\" needs `positions`"));
+        (ModeName::Velocity, _) => {
+            return Err(invalid(
+                "mode \"velocity\" needs `velocities`, and no `positions`",
+            ));
+        }
+        (ModeName::Stop | ModeName::Reset, _) => {
+            return Err(invalid(
+                "modes \"stop\" and \"reset\" take no `positions` and no `velocities`",
+            ));
         }
     };
     Ok(Draft {
-        mode: match command.mode {
-            ModeName::Position => Mode::Position as u32,
-            ModeName::Stop => Mode::Stop as u32,
-        },
+        mode: mode as u32,
         joint_count: u32::try_from(joints).unwrap_or(u32::MAX),
         targets,
         velocity_scale: command.velocity_scale.unwrap_or(1.0),
+        acceleration_rad_s2: command.acceleration_rad_s2.unwrap_or(0.0),
+        jerk_rad_s3: command.jerk_rad_s3.unwrap_or(0.0),
         ttl_ns: params.ttl_ms.saturating_mul(1_000_000),
-        sets_targets: command.mode == ModeName::Position,
+        sets_targets: mode == Mode::Position,
     })
 }
 
@@ -297,11 +321,23 @@ fn invalid(text: impl Into<String>) -> ErrorInfo {
     ErrorInfo::new(ErrorCode::InvalidParams, text)
 }
 
+/// One number per joint; `base` completes the joints that are not named.
+fn numbers(
+    device: &Device,
+    given: &Positions,
+    base: Option<Targets>,
+) -> Result<Targets, ErrorInfo> {
+    match given {
+        Positions::InOrder(list) => in_order(device, list),
+        Positions::ByName(map) => by_name(device, map, base),
+    }
+}
+
 fn in_order(device: &Device, list: &[f64]) -> Result<Targets, ErrorInfo> {
     let joints = device.description.joints.len();
     if list.len() != joints || joints > MAX_JOINTS {
         let text = format!(
-            "{:?} has {joints} joints and `positions` lists {}; name the joints to move only some",
+            "{:?} has {joints} joints and the list has {}; name the joints to move only some",
             device.id(),
             list.len()
         );
@@ -314,18 +350,18 @@ fn in_order(device: &Device, list: &[f64]) -> Result<Targets, ErrorInfo> {
 
 fn by_name(
     device: &Device,
-    claim: &Claim,
     map: &BTreeMap<String, f64>,
+    base: Option<Targets>,
 ) -> Result<Targets, ErrorInfo> {
     let joints = &device.description.joints;
     if map.is_empty() {
-        return Err(invalid("`positions` names no joint"));
+        return Err(invalid("the map names no joint"));
     }
     let complete = joints.iter().all(|joint| map.contains_key(&joint.name));
     let base = if complete {
         Some([0.0; MAX_JOINTS])
     } else {
-        claim.targets_in_force().or_else(|| device.setpoints())
+        base
     };
     let Some(mut targets) = base else {
         let text = format!(

@@ -2,6 +2,7 @@
 //! nothing there: the segment is mapped read-only and written with relaxed stores.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use kairo_link::MonoNs;
 use kairo_link::block_fault::BlockFaultReport;
@@ -36,12 +37,43 @@ pub fn methods() -> Vec<Method> {
             async |call, params| histogram(&call, &params),
         ),
         Method::new(
+            "rt.estop",
+            Permission::Actuate,
+            "Stops every device, now; every claim ends. Only an operator can clear it.",
+            async |call, NoParams {}| stop(&call, false).await,
+        ),
+        Method::new(
+            "rt.clear_estop",
+            Permission::Admin,
+            "Clears the e-stop, where robot.toml allows it over IPC and every input is good.",
+            async |call, NoParams {}| stop(&call, true).await,
+        ),
+        Method::new(
             "rt.reset",
             Permission::Actuate,
             "Counts from now on. kairod remembers what was counted; kairo-rt is only read.",
             async |call, NoParams {}| reset(&call),
         ),
     ]
+}
+
+/// How long kairo-rt may take to answer: a clear waits for every control loop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+
+#[derive(Serialize, JsonSchema)]
+struct Stopped {
+    /// Whether the e-stop is latched after this.
+    estop: bool,
+}
+
+/// Asks kairo-rt for an e-stop, or for its end, and waits for the answer.
+async fn stop(call: &Call, clear: bool) -> Result<Stopped, ErrorInfo> {
+    let answer = call.daemon.plane.borrow_mut().ask_stop(clear)?;
+    match tokio::time::timeout(STOP_TIMEOUT, answer).await {
+        Ok(Ok(Ok(()))) => Ok(Stopped { estop: !clear }),
+        Ok(Ok(Err((code, reason)))) => Err(refusal::not_cleared(&code, &reason)),
+        Ok(Err(_)) | Err(_) => Err(refusal::rt_away()),
+    }
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -54,6 +86,8 @@ struct RtStatus {
     robot: String,
     /// Whether the loops run armed.
     armed: bool,
+    /// Whether the e-stop of any device is latched; none while kairo-rt is away.
+    estop: Option<bool>,
     /// Since arming, s; none before.
     armed_for_s: Option<f64>,
     /// What is counted was counted for so long, s: since rt.reset, or arming.
@@ -267,6 +301,23 @@ struct PhaseView {
     phase_for_ms: Option<u64>,
     /// Epoch of the lease in force; zero when there is none.
     lease_epoch: Option<u64>,
+    failsafe: FailsafeView,
+}
+
+/// What a device's failsafe machine decided last.
+#[derive(Serialize, JsonSchema)]
+struct FailsafeView {
+    /// The action in force; empty while kairo-rt is away.
+    action: String,
+    /// The cause that demands it; `none` without.
+    cause: String,
+    /// Every live cause.
+    live: Vec<String>,
+}
+
+fn estop_is_latched(devices: &[Device]) -> bool {
+    let mut live = devices.iter().flat_map(|device| &device.failsafe.live);
+    live.any(|cause| cause == "estop")
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -345,6 +396,7 @@ fn status(call: &Call) -> RtStatus {
         build: welcome.build.clone(),
         robot: welcome.robot.clone(),
         armed: welcome.armed,
+        estop: stats.map(|_| estop_is_latched(plane.devices())),
         armed_for_s: (armed_ns != 0).then_some(armed_for.as_secs_f64()),
         counted_for_s: (armed_ns != 0).then_some(counted_for.as_secs_f64()),
         locked_bytes: stats.map_or(0, |block| count(&block.locked_bytes)),
@@ -476,6 +528,11 @@ fn phase_view(device: &Device) -> PhaseView {
         cause: state.and_then(views::cause),
         phase_for_ms: state.map(|state| now.since_ns(MonoNs(state.phase_since_ns)) / 1_000_000),
         lease_epoch: state.map(|state| state.lease_epoch),
+        failsafe: FailsafeView {
+            action: device.failsafe.action.clone(),
+            cause: device.failsafe.cause.clone(),
+            live: device.failsafe.live.clone(),
+        },
     }
 }
 

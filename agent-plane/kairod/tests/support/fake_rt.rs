@@ -20,6 +20,7 @@ use kairo_link::control::{
     LoopDescription, Notice, Request, Welcome,
 };
 use kairo_link::offer::Offer;
+use kairo_link::operator::DeviceFailsafe;
 use kairo_link::ring::{self, Consumer, Producer};
 use kairo_link::segment::{Kind, PeerAccess, Segment};
 use kairo_link::stats::{PAYLOAD_WORDS, Stats, add};
@@ -146,6 +147,7 @@ struct Plane {
     present: bool,
     mute: bool,
     ignore_claims: bool,
+    estopped: bool,
 }
 
 impl Plane {
@@ -179,6 +181,7 @@ impl Plane {
             present: true,
             mute: false,
             ignore_claims: false,
+            estopped: false,
         }
     }
 
@@ -301,6 +304,8 @@ impl Plane {
             let _ = self.told.send(request.clone());
             match request {
                 Request::Hello { .. } | Request::Mapped => return false,
+                Request::Estop { request } => self.estop(socket, request, true),
+                Request::ClearEstop { request } => self.estop(socket, request, false),
                 Request::OpenLease { .. } if self.ignore_claims => {}
                 Request::OpenLease { request, device } => {
                     self.open_lease(socket, request, device);
@@ -324,10 +329,40 @@ impl Plane {
         }
     }
 
+    /// Latches or clears, and says so in the order that kairo-rt does.
+    fn estop(&mut self, socket: &ControlSocket, request: u64, latched: bool) {
+        self.estopped = latched;
+        let (code, reason) = (String::new(), String::new());
+        let answered = Notice::EstopAnswered {
+            request,
+            done: true,
+            code,
+            reason,
+        };
+        let _ = socket.send(&answered, &[]);
+        let names = |yes, no| if latched { yes } else { no };
+        let failsafe = DeviceFailsafe {
+            device: "arm".into(),
+            action: String::from(names("safe-action", "none")),
+            cause: String::from(names("estop", "none")),
+            live: if latched {
+                vec!["estop".into()]
+            } else {
+                Vec::new()
+            },
+        };
+        let changed = Notice::FailsafeChanged {
+            device: 0,
+            failsafe,
+        };
+        let _ = socket.send(&changed, &[]);
+    }
+
     fn open_lease(&mut self, socket: &ControlSocket, request: u64, device: u32) {
         let refusal = match () {
             () if device != 0 => Some("no_such_device"),
             () if !self.present => Some("bus_lost"),
+            () if self.estopped => Some("estopped"),
             () if self.lease.is_some() => Some("busy"),
             () => None,
         };
@@ -401,7 +436,7 @@ fn judge(command: &Command, lease: &mut Lease, state: &mut DeviceState, now: Mon
         ..Reply::default()
     };
     let mode = Mode::from_u32(command.mode);
-    let outside = command.position_rad[..joints]
+    let outside = command.target[..joints]
         .iter()
         .position(|position| position.abs() > 1.5);
     let verdict = match () {
@@ -411,14 +446,20 @@ fn judge(command: &Command, lease: &mut Lease, state: &mut DeviceState, now: Mon
         () if now > expires => Verdict::Expired,
         () if mode.is_none() => Verdict::UnknownMode,
         () if command.joint_count as usize != joints => Verdict::JointCount,
-        () if command.position_rad.iter().any(|p| !p.is_finite()) => Verdict::NotFinite,
-        () if outside.is_some() => Verdict::PositionLimit,
+        () if command.target.iter().any(|p| !p.is_finite()) => Verdict::NotFinite,
+        () if mode == Some(Mode::Position) && outside.is_some() => Verdict::PositionLimit,
+        () if mode == Some(Mode::Velocity) && outside.is_some() => Verdict::VelocityLimit,
+        () if command.jerk_rad_s3 > 160.0 => Verdict::JerkLimit,
         () => Verdict::Accepted,
     };
     reply.verdict = verdict as u32;
-    if let Some(joint) = outside {
+    if verdict == Verdict::JerkLimit {
+        (reply.joint, reply.value, reply.max) = (1, command.jerk_rad_s3, 160.0);
+    }
+    let limit = matches!(verdict, Verdict::PositionLimit | Verdict::VelocityLimit);
+    if let Some(joint) = outside.filter(|_| limit) {
         reply.joint = joint as u32;
-        (reply.value, reply.min, reply.max) = (command.position_rad[joint], -1.5, 1.5);
+        (reply.value, reply.min, reply.max) = (command.target[joint], -1.5, 1.5);
     }
     if verdict == Verdict::Accepted {
         lease.sequence = command.sequence;
@@ -430,7 +471,7 @@ fn judge(command: &Command, lease: &mut Lease, state: &mut DeviceState, now: Mon
         state.sequence = command.sequence;
         state.expires_ns = expires.0;
         if mode == Some(Mode::Position) {
-            for (joint, target) in state.joints.iter_mut().zip(command.position_rad) {
+            for (joint, target) in state.joints.iter_mut().zip(command.target) {
                 joint.setpoint_rad = target;
                 joint.target_rad = target;
             }
@@ -447,6 +488,8 @@ fn welcome(present: bool) -> Welcome {
         position_max_rad: 1.5,
         velocity_max_rad_s: 2.0,
         acceleration_max_rad_s2: 8.0,
+        jerk_max_rad_s3: 160.0,
+        ..JointDescription::default()
     };
     Welcome {
         version: segment::VERSION,
@@ -473,6 +516,7 @@ fn welcome(present: bool) -> Welcome {
             bus: "servo".into(),
             control_loop: "arm".into(),
             safe_action: "hold".into(),
+            torque_at_start: true,
             ttl_max_ms: 1000,
             joints: JOINTS.iter().enumerate().map(joint).collect(),
             present,

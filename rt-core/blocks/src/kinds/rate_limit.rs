@@ -64,6 +64,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn begins_at_its_input_when_a_command_is_followed_after_a_pause() {
+        let mut limit = limited(2.0);
+        limit.step(&[0.0]);
+        limit.engage();
+        assert_eq!(limit.step(&[1.0]), [1.0]);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 

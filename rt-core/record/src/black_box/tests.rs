@@ -93,7 +93,18 @@ fn a_run_directory_on_a_disk_gets_its_black_box_elsewhere() {
     let found = salvage(directory.path()).expect("a black box");
     assert_eq!(found.records, 6);
     found.done();
-    let _ = std::fs::remove_dir(&directories(directory.path())[1]);
+}
+
+#[test]
+fn a_black_box_whose_run_directory_is_gone_does_not_stay_for_ever() {
+    let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a directory");
+    die_after(directory.path(), 3);
+    let own = directories(directory.path())[1].clone();
+    assert!(own.join(FILE_NAME).exists());
+    drop(directory);
+    let other = run_dir();
+    assert!(salvage(other.path()).is_none());
+    assert!(!own.exists());
 }
 
 proptest! {

@@ -224,6 +224,29 @@ fn files_stay_within_their_bound_and_the_newest_are_kept() {
 }
 
 #[test]
+fn crash_files_are_kept_longest_but_take_no_more_than_half() {
+    let mut bench = bench(Disk::of(1 << 30), 400_000);
+    for number in 1..=6 {
+        let stored = Stored {
+            number,
+            crash: number > 1,
+            bytes: 0,
+        };
+        let file = (stored, vec![0; 60_000]);
+        bench.disk.state().files.push(file);
+    }
+    for _ in 0..20 {
+        bench.round(49);
+    }
+    let state = bench.disk.state();
+    let crashes = state.files.iter().filter(|(file, _)| file.crash);
+    let numbers: Vec<u64> = crashes.map(|(file, _)| file.number).collect();
+    // Five of 60 kB were too many; three fit the half, and outlive the older recording.
+    assert_eq!(numbers, [4, 5, 6]);
+    assert!(state.files.iter().all(|(file, _)| file.number != 1));
+}
+
+#[test]
 fn a_full_disk_costs_records_that_are_counted_and_marked_and_one_line() {
     // Somebody else's files fill it: ours never fit.
     let mut bench = bench(Disk::of(10_000), 1 << 20);

@@ -4,6 +4,7 @@
 //! without a wire, joints driven twice, circles. What comes out is indices and the order of
 //! execution, so that nothing after this module looks a name up.
 
+mod plugins;
 mod read;
 mod source;
 mod wires;
@@ -11,6 +12,7 @@ mod wires;
 use kairo_blocks::graph::Graph;
 use kairo_blocks::unit::Unit;
 
+pub(super) use plugins::load as load_plugins;
 pub(super) use read::{Surroundings, read};
 
 /// Blocks a robot can have. A bound for the loops' budgets, not for anything in memory.

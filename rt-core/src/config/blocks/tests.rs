@@ -269,3 +269,42 @@ fn every_problem_of_all_blocks_is_reported_at_once() {
     let refused = check(&text).expect_err("both are wrong");
     assert!(refused.diagnostics.len() >= 2, "{refused}");
 }
+
+/// The pages for people.
+const REFERENCE: &str = include_str!("../../../../docs/reference/blocks.md");
+const IN_RUST: &str = include_str!("../../../../docs/do/add-a-block-in-rust.md");
+const IN_C: &str = include_str!("../../../../docs/do/add-a-block-in-c.md");
+
+#[test]
+fn every_example_of_the_reference_is_a_good_configuration() {
+    let mut examples = REFERENCE.split("```toml\n").skip(1);
+    let mut count = 0;
+    for example in examples.by_ref() {
+        let example = example.split("```").next().unwrap_or_default();
+        let robot = check(&format!("\n{example}")).unwrap_or_else(|error| panic!("{error}"));
+        assert!(!robot.blocks[0].drives.is_empty(), "{example}");
+        count += 1;
+    }
+    assert_eq!(count, 2);
+}
+
+#[test]
+fn the_pages_show_the_examples_that_tests_run() {
+    let rust = include_str!("../../../examples/own_daemon.rs");
+    assert!(
+        IN_RUST.contains(rust.trim_end()),
+        "copy rt-core/examples/own_daemon.rs"
+    );
+    let c = include_str!("../../../examples/backlash.c");
+    assert!(
+        IN_C.contains(c.trim_end()),
+        "copy rt-core/examples/backlash.c"
+    );
+}
+
+#[test]
+fn every_kind_of_the_library_has_a_row_in_the_reference() {
+    for kind in kairo_blocks::registry::Registry::standard().names() {
+        assert!(REFERENCE.contains(&format!("| `{kind}` |")), "{kind}");
+    }
+}
