@@ -44,6 +44,8 @@ pub fn join_on_start(command: &mut Command, cgroup: &'static str, user: Option<(
 #[derive(Debug)]
 pub struct Session {
     child: Child,
+    /// What the disk had written when the load began.
+    written_before: u64,
 }
 
 impl Session {
@@ -63,7 +65,11 @@ impl Session {
             .stderr(Stdio::null());
         join_on_start(&mut command, SESSION_CGROUP, Some(AGENT));
         let child = command.spawn().context("kairo-lab load does not start")?;
-        Ok(Self { child })
+        let written_before = sectors_written();
+        Ok(Self {
+            child,
+            written_before,
+        })
     }
 
     /// What the kernel counted for the session so far: the proof that the load was one.
@@ -73,6 +79,7 @@ impl Session {
             "throttled": field("cpu.stat", "nr_throttled"),
             "oom_kills": field("memory.events", "oom_kill"),
             "page_faults": field("memory.stat", "pgfault"),
+            "sectors_written": sectors_written() - self.written_before,
         })
     }
 
@@ -108,6 +115,14 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Sectors of 512 bytes written to the disk since boot, by anybody; zero without that disk.
+fn sectors_written() -> u64 {
+    let text = fs::read_to_string("/sys/block/vda/stat").unwrap_or_default();
+    // The seventh number, by the kernel's documentation of the file.
+    let number = text.split_whitespace().nth(6);
+    number.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// One number of a flat keyed file of the session.
