@@ -24,6 +24,9 @@ pub struct Arguments {
     /// Refuses to arm unless every real-time request was granted.
     #[arg(long, requires = "hosted")]
     strict: bool,
+    /// Clears the e-stop that the robot starts with, as an operator beside it would.
+    #[arg(long, conflicts_with = "hosted")]
+    clear_estop: bool,
     #[command(flatten)]
     inputs: Inputs,
 }
@@ -47,6 +50,6 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let image = arguments.inputs.build(&paths)?;
-    qemu::run::run(&paths, &binaries, &image)?;
+    qemu::run::run(&paths, &binaries, &image, arguments.clear_estop)?;
     Ok(ExitCode::SUCCESS)
 }
