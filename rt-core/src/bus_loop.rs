@@ -58,7 +58,8 @@ pub struct BusSeat {
     goals: Goals,
     /// Cycles in a row whose goals went out for a device that shall be under torque.
     goals_sent: u8,
-    torque_sent: bool,
+    /// What was ordered on this connection, if anything was.
+    torque_sent: Option<bool>,
     torque_repeats: u8,
 }
 
@@ -72,14 +73,21 @@ impl BusSeat {
             feedback: Feedback::default(),
             goals: Goals::default(),
             goals_sent: 0,
-            torque_sent: false,
+            torque_sent: None,
             torque_repeats: 0,
         }
     }
 
     /// The torque switch to send after this cycle's goals, if one is due.
     fn torque_order(&mut self) -> Option<bool> {
-        let wanted = self.goals.torque == 1;
+        let wanted = match self.goals.torque {
+            Goals::ON => true,
+            Goals::OFF => false,
+            _ => {
+                self.goals_sent = 0;
+                return None;
+            }
+        };
         self.goals_sent = match wanted {
             true => self.goals_sent.saturating_add(1),
             false => 0,
@@ -87,11 +95,20 @@ impl BusSeat {
         if wanted && self.goals_sent < GOALS_BEFORE_TORQUE {
             return None;
         }
-        if wanted != self.torque_sent {
-            self.torque_sent = wanted;
+        if self.torque_sent != Some(wanted) {
+            // The first order of a connection too: a servo may be as an earlier kairo-rt left it.
+            self.torque_sent = Some(wanted);
             self.torque_repeats = TORQUE_REPEATS;
         }
         (self.torque_repeats > 0).then_some(wanted)
+    }
+
+    /// A servo was read back under torque. If all were ordered limp, the order was lost, or somebody
+    /// else gave another: it is sent again.
+    fn found_under_torque(&mut self) {
+        if self.torque_sent == Some(false) && self.torque_repeats == 0 {
+            self.torque_repeats = TORQUE_REPEATS;
+        }
     }
 }
 
@@ -190,7 +207,7 @@ impl BusLoop {
                 ..Feedback::default()
             };
             seat.goals_sent = 0;
-            seat.torque_sent = false;
+            seat.torque_sent = None;
             seat.torque_repeats = 0;
             seat.link.feedback.publish(&seat.feedback);
         }
@@ -257,7 +274,7 @@ impl BusLoop {
             if let Some(goals) = seat.link.goals.take() {
                 seat.goals = goals;
             }
-            if seat.goals.generation != self.generation || seat.goals.torque == 0 {
+            if seat.goals.generation != self.generation || seat.goals.torque != Goals::ON {
                 continue;
             }
             for (joint, map) in seat.maps.iter().enumerate() {
@@ -287,9 +304,11 @@ impl BusLoop {
         let mut most = 0;
         for seat in &mut self.parts.seats {
             let all = seat.first..seat.first + seat.maps.len();
-            let ordered = seat.torque_sent && seat.torque_repeats == 0;
+            let ordered = seat.torque_sent == Some(true) && seat.torque_repeats == 0;
+            let mut any_on = false;
             let samples = self.samples[all.clone()].iter();
             for (joint, (sample, reads)) in samples.zip(&mut self.limp_reads[all]).enumerate() {
+                any_on |= sample.is_torque_enabled() == Some(true);
                 *reads = match sample.is_torque_enabled() {
                     Some(false) if ordered => reads.saturating_add(1),
                     Some(_) => 0,
@@ -301,6 +320,9 @@ impl BusLoop {
                     seat.feedback.limp_joint = joint as u64;
                 }
                 most = most.max(*reads);
+            }
+            if any_on {
+                seat.found_under_torque();
             }
         }
         // A first suspicion is checked at once.

@@ -237,7 +237,7 @@ impl Device {
         let keeps_hold = self.had_torque && self.safe_action != SafeAction::TorqueOff;
         // What holds under an e-stop holds from the beginning: an arm must not sink because
         // kairo-rt was started again.
-        let holds = |inhibit: Inhibit| inhibit.action == SafeAction::Hold;
+        let holds = |inhibit: Inhibit| inhibit.action != SafeAction::TorqueOff;
         let free = self.fault.is_none() && self.inhibit.is_none_or(holds);
         self.torque = free && (self.torque_at_start || keeps_hold);
         match (self.fault, self.inhibit) {
@@ -347,8 +347,12 @@ impl Device {
             Action::Hold => SafeAction::Hold,
             Action::RampToRest => SafeAction::Ramp,
             Action::TorqueOff => SafeAction::TorqueOff,
-            _ => self.safe_action.because_of(cause),
+            _ => self.safe_action,
         };
+        // Whatever is asked for: a joint that met something is not ramped through it.
+        let action = action.because_of(cause);
+        let fault = self.fault.map(|fault| fault.cause);
+        let action = fault.map_or(action, |cause| action.because_of(cause));
         self.inhibit = refuses.then_some(Inhibit { cause, action });
         if self.phase == Phase::Following && !refuses {
             return;
@@ -414,11 +418,22 @@ impl Device {
         self.driven_rad_s[joint] = if is_jump { 0.0 } else { moved };
     }
 
+    /// What the torque switches shall be. What tripped is not taken hold of when its bus comes back,
+    /// but not dropped either, unless its safe action is to let go.
+    fn torque_goal(&self) -> u64 {
+        let lets_go = self.sequence.action() == SafeAction::TorqueOff;
+        match self.armed && self.present {
+            true if self.torque => Goals::ON,
+            true if self.fault.is_none() || lets_go => Goals::OFF,
+            _ => Goals::LEAVE,
+        }
+    }
+
     /// What the servos shall do. rt-safe.
     pub fn goals(&self) -> Goals {
         Goals {
             generation: self.feedback.generation,
-            torque: u64::from(self.armed && self.present && self.torque),
+            torque: self.torque_goal(),
             setpoint_rad: self.motions.map(|motion| motion.position_rad),
         }
     }
@@ -463,7 +478,7 @@ impl Device {
             moving: u32::from(self.is_moving()),
             fault: fault.map_or(Cause::None, |fault| fault.cause) as u32,
             fault_joint: fault.map_or(0, |fault| fault.joint as u32),
-            torque: self.goals().torque as u32,
+            torque: u32::from(self.torque_goal() == Goals::ON),
             inhibited: inhibited as u32,
             joints,
         }

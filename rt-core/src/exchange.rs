@@ -18,13 +18,22 @@ pub struct Goals {
     /// The connection these goals were made for; goals of an earlier one are never sent, so an arm
     /// that comes back is not thrown to where it was.
     pub generation: u64,
-    /// 1 while the servos shall be under torque and follow the setpoints.
+    /// [`Goals::LEAVE`], [`Goals::ON`] or [`Goals::OFF`].
     pub torque: u64,
     /// Setpoints, rad.
     pub setpoint_rad: [f64; MAX_JOINTS],
 }
 // SAFETY: u64 and f64 only, repr(C), no padding, every bit pattern valid.
 unsafe impl Pod for Goals {}
+
+impl Goals {
+    /// Torque is left as it is: before bring-up has decided, and until the device is present.
+    pub const LEAVE: u64 = 0;
+    /// The servos shall be under torque and follow the setpoints.
+    pub const ON: u64 = 1;
+    /// The servos shall be limp, whoever switched them on.
+    pub const OFF: u64 = 2;
+}
 
 /// What the bus knows about one joint.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

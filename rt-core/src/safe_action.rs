@@ -89,7 +89,8 @@ impl SafeAction {
     }
 
     /// The action for a cause: `ramp` becomes `hold` where moving on would be wrong or too slow,
-    /// which is after a fault of the device itself, in an emergency stop, and at shutdown.
+    /// which is after a fault of the device itself, without news of where it is, in an emergency
+    /// stop, and at shutdown.
     #[must_use]
     pub const fn because_of(self, cause: Cause) -> Self {
         match (self, cause) {
@@ -98,6 +99,7 @@ impl SafeAction {
                 Cause::FollowingError
                 | Cause::ServoFault
                 | Cause::TorqueLost
+                | Cause::FeedbackStale
                 | Cause::EmergencyStop
                 | Cause::ShuttingDown,
             ) => Self::Hold,
@@ -267,6 +269,7 @@ mod tests {
                 Cause::FollowingError
                     | Cause::ServoFault
                     | Cause::TorqueLost
+                    | Cause::FeedbackStale
                     | Cause::EmergencyStop
                     | Cause::ShuttingDown
             );

@@ -15,12 +15,42 @@ fn torque_is_switched_on_behind_several_goals_and_off_at_once() {
         };
         (0..cycles).map(|_| cycle()).collect::<Vec<_>>()
     };
-    assert_eq!(orders(0, 2), [None, None]);
+    assert_eq!(orders(Goals::LEAVE, 2), [None, None]);
     let on = Some(true);
-    assert_eq!(orders(1, 6), [None, None, on, on, on, None]);
+    assert_eq!(orders(Goals::ON, 6), [None, None, on, on, on, None]);
+    assert_eq!(orders(Goals::LEAVE, 2), [None, None]);
     let off = Some(false);
-    assert_eq!(orders(0, 4), [off, off, off, None]);
-    assert_eq!(orders(1, 3), [None, None, on]);
+    assert_eq!(orders(Goals::OFF, 4), [off, off, off, None]);
+    assert_eq!(orders(Goals::ON, 3), [None, None, on]);
+}
+
+#[test]
+fn torque_off_is_ordered_on_a_new_connection_and_again_when_a_servo_is_found_holding() {
+    let (_loop_side, bus_side) = crate::exchange::pair();
+    let mut seat = BusSeat::new(bus_side, 0, Vec::new());
+    seat.goals.torque = Goals::OFF;
+    let orders = |seat: &mut BusSeat| {
+        let mut count = 0;
+        for _ in 0..6 {
+            if let Some(order) = seat.torque_order() {
+                assert!(!order);
+                seat.torque_repeats -= 1;
+                count += 1;
+            }
+        }
+        count
+    };
+    assert_eq!(orders(&mut seat), TORQUE_REPEATS);
+    assert_eq!(orders(&mut seat), 0);
+    seat.found_under_torque();
+    assert_eq!(orders(&mut seat), TORQUE_REPEATS);
+    // Being found under torque is no reason to let go of what shall hold, or is nobody's yet.
+    for torque in [Goals::ON, Goals::LEAVE] {
+        seat.torque_sent = (torque == Goals::ON).then_some(true);
+        seat.goals.torque = torque;
+        seat.found_under_torque();
+        assert_eq!(seat.torque_repeats, 0);
+    }
 }
 
 #[test]

@@ -106,11 +106,15 @@ fn torque_lost_twice_is_not_switched_on_again_without_a_reset() {
         }
     }
     assert_eq!(bench.standing(), (Phase::Safe, Cause::TorqueLost));
-    assert_eq!(bench.device.goals().torque, 0);
+    assert_eq!(bench.device.goals().torque, Goals::LEAVE);
     assert_eq!(bench.send(1, [0.0, 0.0]), Verdict::Faulted);
     assert_eq!(bench.order(2, Mode::Reset, [0.0, 0.0]), Verdict::Accepted);
     assert_eq!(bench.standing(), (Phase::Idle, Cause::None));
-    assert_eq!(bench.device.goals().torque, 0, "a reset is no command");
+    assert_eq!(
+        bench.device.goals().torque,
+        Goals::OFF,
+        "a reset is no command"
+    );
     assert_eq!(bench.send(3, [0.1, -0.6]), Verdict::Accepted);
     assert_eq!(bench.device.goals().torque, 1);
     assert_eq!(bench.setpoints(), [0.1, -0.6]);
@@ -124,13 +128,13 @@ fn a_device_that_lets_go_is_not_taken_hold_of_before_its_first_command() {
     assert_eq!(bench.standing(), (Phase::Idle, Cause::None));
     bench.device.open_lease(7);
     bench.run_ticks(5);
-    assert_eq!(bench.device.goals().torque, 0);
+    assert_eq!(bench.device.goals().torque, Goals::OFF);
     // A lease that was never used ends without taking hold either.
     bench.device.end_lease(bench.tick.time, Cause::Released);
     bench.run_ticks(5);
     assert_eq!(
         (bench.standing().0, bench.device.goals().torque),
-        (Phase::Idle, 0)
+        (Phase::Idle, Goals::OFF)
     );
     bench.device.open_lease(7);
     assert_eq!(bench.send(1, [0.0, 0.0]), Verdict::Accepted);
@@ -147,7 +151,8 @@ fn torque_at_start_is_what_the_file_says() {
         let mut bench = Bench::of(&config);
         bench.device.decide(bench.tick.time, true);
         bench.settle_at([0.3, -0.3]);
-        assert_eq!(bench.device.goals().torque, u64::from(at_start));
+        let torque = if at_start { Goals::ON } else { Goals::OFF };
+        assert_eq!(bench.device.goals().torque, torque);
     }
 }
 
@@ -190,13 +195,17 @@ fn what_inhibits_outranks_commands_and_its_action_is_taken_once() {
     assert_eq!(bench.standing(), (Phase::Safe, Cause::EmergencyStop));
     assert_eq!(
         bench.device.goals().torque,
-        0,
+        Goals::OFF,
         "never let go: it began again every tick"
     );
     assert_eq!(bench.send(2, [0.0, 0.0]), Verdict::Inhibited);
     bench.device.allow();
     bench.run_tick();
-    assert_eq!(bench.device.goals().torque, 0, "nothing moves by itself");
+    assert_eq!(
+        bench.device.goals().torque,
+        Goals::OFF,
+        "nothing moves by itself"
+    );
     bench.settle_at([0.1, 0.1]);
     assert_eq!(bench.send(3, [0.0, 0.0]), Verdict::Accepted);
     assert_eq!(bench.device.goals().torque, 1);
@@ -242,7 +251,7 @@ fn what_inhibits_can_become_more_drastic_and_no_end_of_a_lease_makes_it_milder()
     bench.device.end_lease(now, Cause::Released);
     assert_eq!(bench.standing(), (Phase::Safe, Cause::EmergencyStop));
     bench.run_ticks(2);
-    assert_eq!(bench.device.goals().torque, 0);
+    assert_eq!(bench.device.goals().torque, Goals::OFF);
 }
 
 #[test]
@@ -262,4 +271,52 @@ fn a_claim_given_back_does_not_ramp_a_faulted_arm() {
     run_jammed(&mut bench, 20);
     assert_eq!(bench.setpoints(), held);
     assert_eq!(bench.standing(), (Phase::Safe, Cause::FollowingError));
+}
+
+#[test]
+fn torque_is_left_alone_until_armed_and_present_and_then_ordered_off() {
+    let mut bench = Bench::new(SafeAction::TorqueOff);
+    bench.settle_at([0.3, -0.3]);
+    assert_eq!(bench.device.goals().torque, Goals::LEAVE, "a rehearsal");
+    bench.device.decide(bench.tick.time, true);
+    assert_eq!(bench.device.goals().torque, Goals::LEAVE, "not seen yet");
+    bench.settle_at([0.3, -0.3]);
+    assert_eq!(bench.device.goals().torque, Goals::OFF);
+    assert_eq!(bench.device.state(bench.tick).torque, 0);
+}
+
+#[test]
+fn an_arm_that_ramps_is_held_when_its_bus_comes_back() {
+    for action in [Action::Hold, Action::RampToRest] {
+        let mut bench = Bench::leased(SafeAction::Ramp);
+        let gone = Feedback {
+            bus_up: 0,
+            ..bench.feedback_at([0.3, -0.3])
+        };
+        bench.device.observe(bench.tick.time, &gone);
+        let now = bench.tick.time;
+        bench.device.restrain(now, action, Cause::BusLost, true);
+        bench.generation += 1;
+        bench.settle_at([0.3, -0.3]);
+        assert_eq!(bench.device.goals().torque, Goals::ON, "{action:?}");
+    }
+}
+
+#[test]
+fn no_later_cause_ramps_a_jammed_arm() {
+    for action in [Action::SafeAction, Action::RampToRest] {
+        let mut bench = Bench::leased(SafeAction::Ramp);
+        for sequence in 1..300 {
+            bench.send(sequence, [-0.9, 0.9]);
+            run_jammed(&mut bench, 1);
+        }
+        assert!(bench.device.fault().is_some(), "never tripped");
+        let held = bench.setpoints();
+        for _ in 0..50 {
+            let now = bench.tick.time;
+            bench.device.restrain(now, action, Cause::Failsafe, true);
+            run_jammed(&mut bench, 1);
+        }
+        assert_eq!(bench.setpoints(), held, "{action:?}");
+    }
 }

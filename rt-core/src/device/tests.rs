@@ -175,7 +175,7 @@ fn is_not_held_by_a_position_that_was_measured_once() {
     // A damaged packet whose checksum is right, then the truth.
     let damaged = bench.feedback_at([1.4, -0.3]);
     bench.device.observe(bench.tick.time, &damaged);
-    assert_eq!(bench.device.goals().torque, 0);
+    assert_eq!(bench.device.goals().torque, Goals::LEAVE);
     bench.settle_at([0.3, -0.3]);
     assert_eq!(bench.standing(), (Phase::Holding, Cause::None));
     assert_eq!(bench.setpoints(), [0.3, -0.3]);
@@ -201,7 +201,11 @@ fn is_not_held_by_a_position_from_a_while_ago() {
         bench.tick.time = bench.tick.time.plus_ns(PERIOD_NS);
         feedback.joints[1].sampled_ns = bench.tick.time.0;
         bench.device.observe(bench.tick.time, &feedback);
-        assert_eq!(bench.device.goals().torque, 0, "held where it was 2 s ago");
+        assert_eq!(
+            bench.device.goals().torque,
+            Goals::LEAVE,
+            "held where it was 2 s ago"
+        );
     }
     bench.settle_at([-0.4, 0.0]);
     assert_eq!(bench.setpoints(), [-0.4, 0.0]);
@@ -226,7 +230,7 @@ fn is_never_under_torque_when_bring_up_was_refused() {
     bench.device.open_lease(7);
     assert_eq!(bench.send(1, [0.0, 0.0]), Verdict::NotArmed);
     bench.run_tick();
-    assert_eq!(bench.device.goals().torque, 0);
+    assert_eq!(bench.device.goals().torque, Goals::LEAVE);
     assert_eq!(bench.standing(), (Phase::Disarmed, Cause::BringupRefused));
 }
 
@@ -309,7 +313,7 @@ fn torque_off_lets_go_only_after_slowing_down_and_takes_hold_where_the_arm_fell(
         assert_eq!(bench.device.goals().torque, 1);
         bench.run_tick();
     }
-    assert_eq!(bench.device.goals().torque, 0);
+    assert_eq!(bench.device.goals().torque, Goals::OFF);
     bench.device.open_lease(7);
     bench.settle_at([-0.7, -0.7]);
     // One look that disagrees with the one before is not what torque is switched on by.
@@ -317,7 +321,7 @@ fn torque_off_lets_go_only_after_slowing_down_and_takes_hold_where_the_arm_fell(
     let damaged = bench.feedback_at([0.9, -0.7]);
     bench.device.observe(bench.tick.time, &damaged);
     assert_eq!(bench.send(1, [0.0, 0.0]), Verdict::BusLost);
-    assert_eq!(bench.device.goals().torque, 0);
+    assert_eq!(bench.device.goals().torque, Goals::OFF);
     bench.settle_at([-0.7, -0.7]);
     assert_eq!(bench.send(1, [0.0, 0.0]), Verdict::Accepted);
     assert_eq!(bench.device.goals().torque, 1);
