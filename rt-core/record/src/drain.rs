@@ -6,9 +6,9 @@
 //!
 //! A disk that fails, full, gone, read-only or broken, is reported once, tried again every
 //! [`RETRY`], and reported once more when it works. To keep to our own bound, our oldest files are
-//! deleted, crash files last, and never others than ours: a flight recorder keeps the newest. A disk
-//! that others fill costs us at most half of our room, no crash file, and nothing at all once a
-//! deletion did not help: whoever fills a disk must not be able to erase the record of it.
+//! deleted, crash files last, and never others than ours: a flight recorder keeps the newest. A
+//! disk that others fill costs us at most half of our room, no crash file, and nothing at all once
+//! a deletion did not help: whoever fills a disk must not be able to erase the record of it.
 
 use std::io::Error;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ pub const BATCH_BYTES: usize = 256 * 1024;
 pub const INTERVAL: Duration = Duration::from_millis(50);
 /// How long a failed disk is left alone.
 pub const RETRY: Duration = Duration::from_secs(1);
-/// How often, and how many times, an old black box that could not be brought to disk is tried again.
-/// Its memory stays where it is, for the next start.
+/// How often, and how many times at most, an old black box is tried that could not be brought to
+/// disk. Its memory stays where it is, for the next start.
 const SALVAGE_RETRY: Duration = Duration::from_secs(60);
 const SALVAGE_TRIES: u32 = 5;
 /// How often what was written is put on the medium: what a power cut may cost.
