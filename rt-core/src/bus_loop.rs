@@ -103,8 +103,8 @@ impl BusSeat {
         (self.torque_repeats > 0).then_some(wanted)
     }
 
-    /// A servo was read back under torque. If all were ordered limp, the order was lost, or somebody
-    /// else gave another: it is sent again.
+    /// A servo was read back under torque. If all were ordered limp, the order was lost or
+    /// countermanded: it is sent again.
     fn found_under_torque(&mut self) {
         if self.torque_sent == Some(false) && self.torque_repeats == 0 {
             self.torque_repeats = TORQUE_REPEATS;

@@ -418,8 +418,8 @@ impl Device {
         self.driven_rad_s[joint] = if is_jump { 0.0 } else { moved };
     }
 
-    /// What the torque switches shall be. What tripped is not taken hold of when its bus comes back,
-    /// but not dropped either, unless its safe action is to let go.
+    /// What the torque switches shall be. What tripped is not taken hold of when its bus comes
+    /// back, but not dropped either, unless its safe action is to let go.
     fn torque_goal(&self) -> u64 {
         let lets_go = self.sequence.action() == SafeAction::TorqueOff;
         match self.armed && self.present {
