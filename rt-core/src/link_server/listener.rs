@@ -95,8 +95,8 @@ impl Listener {
         })
     }
 
-    /// What to wait for: waiting connections, or nothing after an accept that failed. Its connection
-    /// still waits, and would end every wait at once; the next turn tries again all the same.
+    /// What to wait for: connections, or nothing after an accept that failed. Its connection still
+    /// waits, and would end every wait at once; the next turn tries again all the same.
     pub(crate) fn interest(&self) -> PollFlags {
         if self.failing {
             PollFlags::empty()
