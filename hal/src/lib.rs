@@ -11,6 +11,7 @@
 
 pub mod discovery;
 pub mod feetech;
+pub mod gpio;
 pub mod line;
 pub mod serial;
 mod tty_ioctl;

@@ -120,8 +120,8 @@ fn configured(arguments: &Arguments, registry: &Registry) -> Result<RobotConfig,
     if robot.estop.has_lines() {
         let file = arguments.config.display();
         return Err(format!(
-            "{file}: [estop]: input, reset and charge_pump are checked, but this kairo-rt has no \
-             GPIO driver yet and would not serve them; remove them, and stop by `kairo rt estop`"
+            "{file}: [estop]: input, reset and charge_pump are checked, but this kairo-rt does not \
+             serve GPIO lines yet; remove them, and stop by `kairo rt estop`"
         ));
     }
     for text in &arguments.port {

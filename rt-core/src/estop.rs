@@ -3,7 +3,7 @@
 //!
 //! rt-safe for the loops: every tick reads a handful of words. Writers are the operator socket
 //! ([`crate::operator`]), the link server (which can ask for an e-stop, and for a clear only where
-//! the robot allows it), and whoever looks at lines ([`Estop::saw`]; no GPIO driver does yet).
+//! the robot allows it), and whoever looks at lines ([`Estop::saw`]; nothing does yet).
 //! There is no latch here: every device's failsafe machine latches for itself, from flags that all
 //! of them see, so no writer can undo a stop by writing a word.
 //!

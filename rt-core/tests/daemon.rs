@@ -15,7 +15,8 @@ use std::process::Command as Process;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use harness::{AgentPlane, PERIOD_NS, Pose, Robot, SO101, eventually, has_arrived, hosted_config};
+use harness::{AgentPlane, PERIOD_NS, Pose, Robot, SO101, TTL_MS};
+use harness::{eventually, has_arrived, hosted_config};
 use kairo_link::MonoNs;
 use kairo_link::abi::{Cause, Phase, Verdict};
 use nix::errno::Errno;
@@ -74,7 +75,7 @@ fn reaches_poses_and_refuses_what_is_wrong_by_name() {
     }
     lease.take_replies();
 
-    let mut outside = lease.command(HOME, 300);
+    let mut outside = lease.command(HOME, TTL_MS);
     outside.target[5] = 2.0;
     let reply = lease.ask(&outside);
     assert_eq!(
@@ -86,14 +87,14 @@ fn reaches_poses_and_refuses_what_is_wrong_by_name() {
         (5, 2.0, -0.174533, 1.74533)
     );
 
-    let mut stale = lease.command(HOME, 300);
+    let mut stale = lease.command(HOME, TTL_MS);
     stale.lease_epoch -= 1;
     assert_eq!(lease.verdict(&stale), Verdict::StaleEpoch);
-    let replayed = lease.command(HOME, 300);
+    let replayed = lease.command(HOME, TTL_MS);
     assert_eq!(lease.verdict(&replayed), Verdict::Accepted);
     assert_eq!(lease.verdict(&replayed), Verdict::StaleSequence);
-    let mut late = lease.command(HOME, 300);
-    late.issued_ns -= 301_000_000;
+    let mut late = lease.command(HOME, TTL_MS);
+    late.issued_ns -= (TTL_MS + 1) * 1_000_000;
     assert_eq!(lease.verdict(&late), Verdict::Expired);
     let endless = lease.command(HOME, 1001);
     assert_eq!(lease.verdict(&endless), Verdict::TtlOutOfRange);
@@ -131,7 +132,7 @@ fn an_expired_command_takes_the_safe_action_within_one_period() {
             "it went on to the target: {joint:?}"
         );
     }
-    assert_eq!(lease.wait_for_cause(), Cause::CommandExpired);
+    lease.wait_for_cause(Cause::CommandExpired);
     std::thread::sleep(Duration::from_millis(50));
     let later = plane.state();
     for (before, after) in held.joints.iter().zip(&later.joints) {
@@ -162,12 +163,12 @@ fn a_dead_agent_plane_ends_its_lease_and_the_next_one_gets_a_newer_epoch() {
     assert_eq!(safe.cause, Cause::AgentPlaneGone as u32);
     assert!(safe.phase_since_ns >= died.0);
     // Long before the command in force would have expired by itself.
-    assert!(safe.phase_since_ns < died.0 + 300_000_000 || safe.moving == 0);
+    assert!(safe.phase_since_ns < died.0 + TTL_MS * 1_000_000 || safe.moving == 0);
     plane.wait_for_rest();
     assert!(robot.arm.is_under_torque());
     let mut next = eventually("the old lease has ended", || plane.try_open_lease().ok());
     assert!(next.epoch > lease.epoch);
-    let mut old = next.command(HOME, 300);
+    let mut old = next.command(HOME, TTL_MS);
     old.lease_epoch = lease.epoch;
     assert_eq!(next.verdict(&old), Verdict::StaleEpoch);
     plane.stream(&mut next, HOME, |state| has_arrived(state, &HOME, NEAR_RAD));
@@ -188,7 +189,7 @@ fn a_released_lease_and_a_vanished_holder_stop_the_motion() {
         );
         plane.stream(&mut lease, FAR, |state| state.moving == 1);
         assert_eq!(plane.close_lease(&lease, holder_gone), cause.name());
-        assert_eq!(lease.wait_for_cause(), cause);
+        lease.wait_for_cause(cause);
         let state = plane.wait_for_phase(Phase::Safe);
         assert_eq!(state.cause, cause as u32);
         plane.wait_for_rest();
@@ -409,7 +410,7 @@ fn a_jammed_joint_stops_the_arm_until_somebody_resets_it() {
     assert!((rest.joints[0].setpoint_rad - rest.joints[0].position_rad).abs() < NEAR_RAD);
 
     let mut next = plane.open_lease();
-    let command = next.command(HOME, 300);
+    let command = next.command(HOME, TTL_MS);
     let reply = next.ask(&command);
     assert_eq!(
         (reply.verdict, reply.cause, reply.joint),
@@ -454,7 +455,7 @@ fn a_servo_that_loses_its_torque_again_is_not_switched_on_again() {
     });
     assert!(!robot.arm.is_under_torque());
     let mut lease = plane.open_lease();
-    let command = lease.command(HOME, 300);
+    let command = lease.command(HOME, TTL_MS);
     assert_eq!(lease.verdict(&command), Verdict::Faulted);
     let reset = lease.reset();
     assert_eq!(lease.verdict(&reset), Verdict::Accepted);
@@ -604,7 +605,7 @@ fn ends_with_the_arm_held_when_asked_to() {
     });
     let status = robot.terminate();
     assert_eq!(status.code(), Some(0), "{status}");
-    assert_eq!(lease.wait_for_cause(), Cause::ShuttingDown);
+    lease.wait_for_cause(Cause::ShuttingDown);
     assert!(robot.arm.is_under_torque(), "an arm that lets go falls");
     let resting = robot.arm.truth();
     std::thread::sleep(Duration::from_millis(100));
@@ -693,4 +694,29 @@ fn a_wrong_file_is_refused_with_status_two_and_every_problem() {
     assert_eq!(run(&["--check"]).status.code(), Some(0));
     let output = run(&["--check", "--port", "arm=/dev/null"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("no bus is named arm"));
+}
+
+#[test]
+fn a_file_with_estop_lines_is_refused_rather_than_not_served() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("robot.toml");
+    let lines = [
+        "[[estop.input]]\nline = \"stop\"\n",
+        "[estop.reset]\nline = \"reset\"\n",
+        "[estop.charge_pump]\nline = \"pump\"\n",
+    ];
+    for line in lines {
+        std::fs::write(&path, format!("{SO101}\n{line}")).unwrap();
+        let output = Process::new(env!("CARGO_BIN_EXE_kairo-rt"))
+            .args(["--run-dir", directory.path().to_str().unwrap(), "--config"])
+            .arg(&path)
+            // What a start does first; a version that accepts the file ends here all the same.
+            .arg("--check")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{line}: {text}");
+        assert!(text.contains("does not serve GPIO lines yet"), "{text}");
+    }
+    assert!(!directory.path().join("rt.sock").exists());
 }

@@ -24,6 +24,9 @@ const DAY_S: i64 = 86_400;
 const PIECE_BYTES: i64 = 64 << 20;
 /// The smallest: a block.
 const BLOCK_BYTES: i64 = 4096;
+/// Times that the disk is filled up: the flight recorder makes room by deleting its oldest file, at
+/// most one a second, and that may come just between filling and trying.
+const ROUNDS: usize = 10;
 
 /// A trouble in force.
 #[derive(Debug)]
@@ -123,6 +126,16 @@ fn step_clock(seconds: i64) -> anyhow::Result<()> {
 /// Takes every block of the data partition; root's reserve too.
 fn fill_disk() -> anyhow::Result<Kind> {
     let mut files = Vec::new();
+    for _ in 0..ROUNDS {
+        take_all(&mut files)?;
+        if is_full(&mut files)? {
+            return Ok(Kind::Full(files));
+        }
+    }
+    anyhow::bail!("the disk still takes bytes after {ROUNDS} rounds of filling it")
+}
+
+fn take_all(files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     let mut piece_bytes = PIECE_BYTES;
     while piece_bytes >= BLOCK_BYTES {
         let path = PathBuf::from(CHURN_DIR).join(format!("full-{}", files.len()));
@@ -134,15 +147,17 @@ fn fill_disk() -> anyhow::Result<Kind> {
             Err(errno) => return Err(errno).context("the disk cannot be filled"),
         }
     }
-    let probe = PathBuf::from(CHURN_DIR).join("probe");
-    let written = File::create(&probe).and_then(|mut file| {
-        file.write_all(&[0; 4 * BLOCK_BYTES as usize])?;
-        file.sync_all()
-    });
+    Ok(())
+}
+
+/// Whether a file finds no room.
+fn is_full(files: &mut Vec<PathBuf>) -> anyhow::Result<bool> {
+    let probe = PathBuf::from(CHURN_DIR).join(format!("probe-{}", files.len()));
+    let mut file = File::create(&probe).with_context(|| probe.display().to_string())?;
     files.push(probe);
-    let full = written.is_err_and(|error| error.raw_os_error() == Some(libc::ENOSPC));
-    ensure!(full, "the disk still takes bytes");
-    Ok(Kind::Full(files))
+    let block = [0; 4 * BLOCK_BYTES as usize];
+    let written = file.write_all(&block).and_then(|()| file.sync_all());
+    Ok(written.is_err_and(|error| error.raw_os_error() == Some(libc::ENOSPC)))
 }
 
 /// What a report says of it.

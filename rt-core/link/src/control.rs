@@ -22,6 +22,9 @@ use crate::operator::DeviceFailsafe;
 pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 /// Most descriptors in one message: those of a welcome.
 pub const MAX_DESCRIPTORS: usize = 32;
+/// Most descriptors that the kernel carries in one message (its `SCM_MAX_FD`). There is room for
+/// all of them: those that do not fit the room are installed in part, and nobody would close them.
+const KERNEL_DESCRIPTORS_MAX: usize = 253;
 /// Descriptors of a welcome before those of the devices: statistics and doorbell.
 pub const COMMON_DESCRIPTORS: usize = 2;
 /// Descriptors of a welcome for each device: state buffer, command ring, reply ring.
@@ -384,7 +387,7 @@ impl ControlSocket {
     /// See [`ControlError`]; [`ControlError::is_would_block`] for a time-out.
     pub fn receive<M: DeserializeOwned>(&self) -> Result<(M, Vec<OwnedFd>), ControlError> {
         let mut bytes = vec![0_u8; MAX_MESSAGE_BYTES];
-        let mut space = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
+        let mut space = nix::cmsg_space!([RawFd; KERNEL_DESCRIPTORS_MAX]);
         let mut parts = [IoSliceMut::new(&mut bytes)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         let received = recvmsg::<()>(self.fd.as_raw_fd(), &mut parts, Some(&mut space), flags);
@@ -424,10 +427,13 @@ impl ControlSocket {
         if length == 0 {
             return Err(ControlError::Closed);
         }
-        if truncated {
-            return Err(malformed(
-                "longer than the limit, or too many descriptors".into(),
-            ));
+        let count = descriptors.len();
+        if truncated || count > MAX_DESCRIPTORS {
+            // Dropped with the descriptors, which are all ours by now.
+            return Err(malformed(format!(
+                "{count} descriptors; at most {MAX_DESCRIPTORS}, and {MAX_MESSAGE_BYTES} bytes, \
+                 are allowed"
+            )));
         }
         let mut decoder = rmp_serde::Deserializer::from_read_ref(&bytes[..length]);
         // Decoding recurses once a level, and the peer chooses the levels: without a bound of our
@@ -448,6 +454,7 @@ impl AsFd for ControlSocket {
 #[cfg(not(miri))]
 mod tests {
     use super::*;
+    use nix::sys::memfd::{MFdFlags, memfd_create};
     use nix::sys::socket::socketpair;
 
     fn pair() -> (ControlSocket, ControlSocket) {
@@ -487,6 +494,38 @@ mod tests {
             other.send(&Request::Hello { version: 2 }, &[]),
             Err(ControlError::Closed)
         ));
+    }
+
+    #[test]
+    fn too_many_descriptors_are_refused_and_none_stays_open() {
+        let (one, other) = pair();
+        // A file of its own, so that the descriptors of tests that run meanwhile do not count.
+        let name = "/memfd:kairo-sent-too-often (deleted)";
+        let file = memfd_create(c"kairo-sent-too-often", MFdFlags::MFD_CLOEXEC).unwrap();
+        let open = || {
+            let all = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+            all.filter(|entry| {
+                std::fs::read_link(entry.path()).is_ok_and(|to| to == Path::new(name))
+            })
+            .count()
+        };
+        let packet = rmp_serde::to_vec_named(&Request::Mapped).unwrap();
+        for sent in [MAX_DESCRIPTORS + 1, 100, KERNEL_DESCRIPTORS_MAX] {
+            let raw = vec![file.as_raw_fd(); sent];
+            let parts = [IoSlice::new(&packet)];
+            let rights = [ControlMessage::ScmRights(&raw)];
+            let socket = one.fd.as_raw_fd();
+            sendmsg::<()>(socket, &parts, &rights, MsgFlags::empty(), None).unwrap();
+            let received = other.receive::<Request>();
+            let refused = matches!(received, Err(ControlError::Malformed { .. }));
+            assert!(refused, "{sent}: {received:?}");
+            assert_eq!(open(), 1, "descriptors left open of {sent}");
+        }
+        // As many as are allowed arrive.
+        one.send(&Request::Mapped, &[file.as_fd(); MAX_DESCRIPTORS])
+            .unwrap();
+        let (_, descriptors) = other.receive::<Request>().unwrap();
+        assert_eq!(descriptors.len(), MAX_DESCRIPTORS);
     }
 
     #[test]

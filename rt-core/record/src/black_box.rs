@@ -160,6 +160,18 @@ pub struct Salvaged {
 }
 
 impl Salvaged {
+    /// One for the tests of others.
+    #[cfg(test)]
+    pub(crate) fn of(header: Header, frames: Vec<u8>, source: PathBuf) -> Self {
+        let records = 1;
+        Self {
+            header,
+            frames,
+            records,
+            source,
+        }
+    }
+
     /// It is on disk: the memory can go.
     pub fn done(self) {
         let _ = std::fs::remove_file(&self.source);

@@ -5,8 +5,10 @@
 //! lost, counted, and marked by a gap frame. Nothing here reaches back to a loop.
 //!
 //! A disk that fails, full, gone, read-only or broken, is reported once, tried again every
-//! [`RETRY`], and reported once more when it works. Room is made by deleting our own oldest files:
-//! a flight recorder keeps the newest. Crash files go last, and never others than ours.
+//! [`RETRY`], and reported once more when it works. To keep to our own bound, our oldest files are
+//! deleted, crash files last, and never others than ours: a flight recorder keeps the newest. A
+//! disk that others fill costs us at most half of our room, no crash file, and nothing at all once
+//! a deletion did not help: whoever fills a disk must not be able to erase the record of it.
 
 use std::io::Error;
 use std::sync::Arc;
@@ -27,6 +29,10 @@ pub const BATCH_BYTES: usize = 256 * 1024;
 pub const INTERVAL: Duration = Duration::from_millis(50);
 /// How long a failed disk is left alone.
 pub const RETRY: Duration = Duration::from_secs(1);
+/// How often, and how many times at most, an old black box is tried that could not be brought to
+/// disk. Its memory stays where it is, for the next start.
+const SALVAGE_RETRY: Duration = Duration::from_secs(60);
+const SALVAGE_TRIES: u32 = 5;
 /// How often what was written is put on the medium: what a power cut may cost.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// Files a full directory has, about: deleting one of them makes this part of the room.
@@ -77,6 +83,11 @@ pub struct Drain<S> {
     failed_at: Option<Instant>,
     failing: bool,
     synced: Instant,
+    /// Attempts to bring the old black box to disk, and when the next one is due.
+    salvage_tries: u32,
+    salvage_due: Option<Instant>,
+    /// Something was deleted for want of room, and nothing could be written since.
+    deleted_in_vain: bool,
 }
 
 impl<S: Storage> Drain<S> {
@@ -96,6 +107,9 @@ impl<S: Storage> Drain<S> {
             failed_at: None,
             failing: false,
             synced: now,
+            salvage_tries: 0,
+            salvage_due: None,
+            deleted_in_vain: false,
             parts,
         }
     }
@@ -106,8 +120,10 @@ impl<S: Storage> Drain<S> {
         if self.failed_at.is_some_and(|at| now < at + RETRY) {
             return;
         }
+        self.bring_salvaged(now, note);
         let moved = self.move_all(now);
-        let stats = self.parts.stats.block();
+        let stats = self.parts.stats.clone();
+        let stats = stats.block();
         match moved {
             Ok(()) => {
                 self.failed_at = None;
@@ -123,10 +139,7 @@ impl<S: Storage> Drain<S> {
             Err(error) => {
                 self.failed_at = Some(now);
                 self.segment = None;
-                add(&stats.recorder.write_errors, 1);
-                let errno = error.raw_os_error().unwrap_or(5);
-                let errno = u64::try_from(errno).unwrap_or(0);
-                stats.recorder.errno.store(errno, Ordering::Relaxed);
+                self.count_failure(&error);
                 stats.recorder.failing.store(1, Ordering::Relaxed);
                 if !self.failing {
                     self.failing = true;
@@ -135,14 +148,20 @@ impl<S: Storage> Drain<S> {
                          stay in memory, trying again every second"
                     ));
                 }
-                if error
-                    .raw_os_error()
-                    .is_some_and(|raw| NO_ROOM.contains(&raw))
-                {
-                    // If this fails too, the next attempt says so.
-                    let _ = self.remove_oldest();
-                }
             }
+        }
+    }
+
+    /// Counts a failure, and makes room where that may help.
+    fn count_failure(&mut self, error: &Error) {
+        let recorder = &self.parts.stats.block().recorder;
+        add(&recorder.write_errors, 1);
+        let raw = error.raw_os_error().unwrap_or(5);
+        let errno = u64::try_from(raw).unwrap_or(0);
+        recorder.errno.store(errno, Ordering::Relaxed);
+        if NO_ROOM.contains(&raw) {
+            // If this fails too, the next attempt says so.
+            let _ = self.make_room();
         }
     }
 
@@ -161,7 +180,6 @@ impl<S: Storage> Drain<S> {
     }
 
     fn move_all(&mut self, now: Instant) -> Result<(), Error> {
-        self.write_salvaged()?;
         self.flush()?;
         for index in 0..self.feeds.len() {
             // Bounded: a loop that writes faster than this reads would keep us here for ever.
@@ -209,12 +227,13 @@ impl<S: Storage> Drain<S> {
             self.frame(Kind::Gap as u16, index, expected, &[expected, missing]);
         }
         // A new file begins with a keyframe, so that it can be replayed from its start.
-        if kind == Kind::Keyframe as u16 && self.segment_is_full() {
-            self.flush()?;
-            self.begin_segment = true;
-        }
+        let full = kind == Kind::Keyframe as u16 && self.segment_is_full();
+        let flushed = if full { self.flush() } else { Ok(()) };
+        self.begin_segment |= full;
+        // Whatever the disk said: the ring gives this record no second time.
         self.frame(kind, index, sequence, payload);
         add(&recorder.records, 1);
+        flushed?;
         if self.batch.len() >= BATCH_BYTES {
             self.flush()?;
         }
@@ -266,11 +285,14 @@ impl<S: Storage> Drain<S> {
         }
         let recorder = &self.parts.stats.block().recorder;
         add(&recorder.bytes, written as u64);
+        if result.is_ok() {
+            self.deleted_in_vain = false;
+        }
         result
     }
 
-    /// Makes room and begins a file.
-    fn open(&mut self, header: &Header, crash: bool, more: u64) -> Result<(), Error> {
+    /// Makes room and begins a file; its number.
+    fn open(&mut self, header: &Header, crash: bool, more: u64) -> Result<u64, Error> {
         let start = encode_header(header).map_err(Error::other)?;
         let room = self.segment_bytes().max(start.len() as u64 + more);
         let mut files = self.parts.storage.files()?;
@@ -291,53 +313,92 @@ impl<S: Storage> Drain<S> {
         let (written, result) = self.parts.storage.append(&start);
         if let Err(error) = result {
             // A file without a whole header is of no use to anybody.
-            let bytes = written as u64;
-            let file = Stored {
-                number,
-                crash,
-                bytes,
-            };
-            let _ = self.parts.storage.remove(&file);
+            self.discard(number, crash);
             return Err(error);
         }
         self.segment = Some(written as u64);
         let recorder = &self.parts.stats.block().recorder;
         add(&recorder.bytes, written as u64);
         add(&recorder.files, 1);
+        Ok(number)
+    }
+
+    /// Takes back a file that was just begun.
+    fn discard(&mut self, number: u64, crash: bool) {
+        let bytes = 0;
+        let _ = self.parts.storage.remove(&Stored {
+            number,
+            crash,
+            bytes,
+        });
+    }
+
+    /// Makes some room on a full disk: a file's worth of our oldest recordings, but never a crash
+    /// file, nor the newest file, nor what would leave us less than half of our bound, and nothing
+    /// after a deletion that did not help.
+    fn make_room(&mut self) -> Result<(), Error> {
+        if self.deleted_in_vain {
+            return Ok(());
+        }
+        let mut files = self.parts.storage.files()?;
+        let mut total: u64 = files.iter().map(|file| file.bytes).sum();
+        files.pop();
+        let (mut freed, wanted) = (0, self.segment_bytes().min(2 * BATCH_BYTES as u64));
+        for oldest in files.iter().filter(|file| !file.crash) {
+            total -= oldest.bytes;
+            if freed >= wanted || 2 * total < self.parts.size_max_bytes {
+                break;
+            }
+            self.deleted_in_vain = true;
+            self.parts.storage.remove(oldest)?;
+            freed += oldest.bytes;
+        }
         Ok(())
     }
 
-    /// Makes some room on a full disk, but never takes the newest file.
-    fn remove_oldest(&mut self) -> Result<(), Error> {
-        let files = self.parts.storage.files()?;
-        if files.len() < 2 {
-            return Ok(());
+    /// Brings an earlier black box to disk. If that cannot be done, the rings come first all the
+    /// same, and it is tried again rarely.
+    fn bring_salvaged(&mut self, now: Instant, note: &mut dyn FnMut(&str)) {
+        if self.salvage_due.is_some_and(|due| now < due) {
+            return;
         }
-        let oldest = oldest_of(&files[..files.len() - 1]);
-        self.parts.storage.remove(&files[oldest])
+        let Some(salvaged) = self.parts.salvaged.take() else {
+            return;
+        };
+        let written = self.write_salvaged(&salvaged);
+        self.segment = None;
+        let Err(error) = written else {
+            salvaged.done();
+            return;
+        };
+        if self.salvage_tries == 0 {
+            note(&format!(
+                "recorder: cannot bring the last crash's records to disk: {error}; they stay in \
+                 memory, trying again {} times, a minute apart, and at the next start",
+                SALVAGE_TRIES - 1
+            ));
+        }
+        self.salvage_tries += 1;
+        self.salvage_due = Some(now + SALVAGE_RETRY);
+        if self.salvage_tries < SALVAGE_TRIES {
+            self.parts.salvaged = Some(salvaged);
+        }
+        self.count_failure(&error);
     }
 
-    fn write_salvaged(&mut self) -> Result<(), Error> {
-        let Some(salvaged) = self.parts.salvaged.take() else {
-            return Ok(());
-        };
+    fn write_salvaged(&mut self, salvaged: &Salvaged) -> Result<(), Error> {
         let header = Header {
             origin: Origin::BlackBox,
             ..salvaged.header.clone()
         };
-        let more = salvaged.frames.len() as u64;
-        let written = self.open(&header, true, more).and_then(|()| {
-            let (_, result) = self.parts.storage.append(&salvaged.frames);
-            result?;
-            self.parts.storage.sync()
-        });
-        self.segment = None;
+        let number = self.open(&header, true, salvaged.frames.len() as u64)?;
+        let (_, appended) = self.parts.storage.append(&salvaged.frames);
+        let written = appended.and_then(|()| self.parts.storage.sync());
         if written.is_err() {
-            self.parts.salvaged = Some(salvaged);
-            return written;
+            // Half of it would only take the room of what is recorded now.
+            self.discard(number, true);
         }
-        salvaged.done();
-        Ok(())
+        written
     }
 }
 

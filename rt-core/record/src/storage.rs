@@ -79,7 +79,8 @@ pub trait Storage: Send {
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
-    open: Option<File>,
+    /// The open file and its name.
+    open: Option<(File, String)>,
 }
 
 impl Directory {
@@ -126,12 +127,13 @@ impl Storage for Directory {
         self.open = None;
         let mut options = OpenOptions::new();
         let options = options.append(true).create_new(true).mode(0o640);
-        self.open = Some(options.open(self.path.join(file_name(number, crash)))?);
+        let name = file_name(number, crash);
+        self.open = Some((options.open(self.path.join(&name))?, name));
         Ok(())
     }
 
     fn append(&mut self, bytes: &[u8]) -> (usize, Result<()>) {
-        let Some(file) = &mut self.open else {
+        let Some((file, _)) = &mut self.open else {
             return (0, Err(std::io::ErrorKind::NotFound.into()));
         };
         let mut written = 0;
@@ -147,11 +149,15 @@ impl Storage for Directory {
     }
 
     fn sync(&mut self) -> Result<()> {
-        self.open.as_ref().map_or(Ok(()), File::sync_data)
+        let open = self.open.as_ref();
+        open.map_or(Ok(()), |(file, _)| file.sync_data())
     }
 
     fn remove(&mut self, file: &Stored) -> Result<()> {
-        std::fs::remove_file(self.path.join(file.name()))
+        let name = file.name();
+        // A file that is open keeps its room.
+        self.open.take_if(|(_, open)| *open == name);
+        std::fs::remove_file(self.path.join(name))
     }
 }
 
@@ -186,5 +192,16 @@ mod tests {
         assert_eq!(directory.append(b"abc").0, 3);
         let files = directory.files().expect("listed");
         assert_eq!((files.len(), files[0].bytes), (1, 3));
+    }
+
+    #[test]
+    fn a_file_that_is_removed_while_open_gives_its_room_back() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let mut directory = Directory::new(parent.path());
+        directory.create(1, true).expect("created");
+        let file = directory.files().expect("listed").remove(0);
+        directory.remove(&file).expect("removed");
+        let (written, result) = directory.append(b"abc");
+        assert!(written == 0 && result.is_err(), "it is still open");
     }
 }

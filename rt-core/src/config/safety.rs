@@ -7,6 +7,8 @@ use kairo_failsafe::{
     Action, Cause, Clear, DEFER_LONGEST_MS, HOLD_FIRST_LONGEST_MS, Rules, Takeover,
 };
 
+pub use kairo_hal::gpio::{Bias, LineAddress};
+
 use super::DeviceConfig;
 use super::diagnostic::Problems;
 use super::schema::{CORE, PRIORITY};
@@ -77,31 +79,6 @@ impl EstopConfig {
     pub fn has_lines(&self) -> bool {
         !self.inputs.is_empty() || self.reset.is_some() || self.charge_pump.is_some()
     }
-}
-
-/// Which line of which GPIO chip. Never a chip's number: that changes with kernels and cables.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LineAddress {
-    /// By the name the device tree or the firmware gives the line.
-    Name(String),
-    /// By the label of its chip and its offset there.
-    At {
-        /// The chip's label.
-        chip: String,
-        /// The offset.
-        offset: u32,
-    },
-}
-
-/// How a line is biased by its chip.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bias {
-    /// Not touched: the circuit has its own resistor.
-    AsIs,
-    /// Pulled up.
-    PullUp,
-    /// Pulled down.
-    PullDown,
 }
 
 /// An input line.

@@ -3,7 +3,7 @@
 use kairo_link::abi::{Cause, Phase, Verdict};
 use kairo_link::operator::OperatorRequest;
 
-use crate::harness::{Robot, eventually, has_arrived, hosted_config};
+use crate::harness::{Robot, TTL_MS, eventually, has_arrived, hosted_config};
 use crate::{FAR, HOME, NEAR_RAD};
 
 #[test]
@@ -46,10 +46,10 @@ fn an_estop_in_motion_ends_the_lease_and_its_stream_moves_nothing_ever_after() {
         (Phase::Safe as u32, Cause::EmergencyStop as u32)
     );
     robot.clear_estop();
-    lease.send(HOME, 300);
+    lease.send(HOME, TTL_MS);
     let held = plane.wait_for_phase(Phase::Holding);
     let later = eventually("some ticks pass", || {
-        lease.send(HOME, 300);
+        lease.send(HOME, TTL_MS);
         let state = plane.state();
         (state.tick > held.tick + 20).then_some(state)
     });
@@ -112,7 +112,7 @@ fn a_cause_does_what_the_robot_says_and_lasts_until_its_clear_condition() {
     // The next agent plane is there, and still nobody moves it.
     let mut plane = robot.connect();
     let mut lease = plane.open_lease();
-    let command = lease.command(HOME, 300);
+    let command = lease.command(HOME, TTL_MS);
     assert_eq!(lease.verdict(&command), Verdict::Inhibited);
     robot.clear_estop();
     plane.wait_for_phase(Phase::Idle);
@@ -134,7 +134,7 @@ fn an_operator_s_hold_stops_a_stream_for_as_long_as_it_lasts() {
     assert!(robot.operator(&raise).expect("it answers").done);
     plane.wait_for_failsafe("hold", "operator_request");
     plane.wait_for_rest();
-    let command = lease.command(FAR, 300);
+    let command = lease.command(FAR, TTL_MS);
     assert_eq!(
         lease.verdict(&command),
         Verdict::Inhibited,

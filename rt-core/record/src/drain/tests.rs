@@ -26,6 +26,7 @@ struct DiskState {
     size: usize,
     broken: bool,
     syncs: u64,
+    crash_files_begun: u64,
 }
 
 impl Disk {
@@ -85,7 +86,9 @@ impl Storage for Disk {
             crash,
             bytes: 0,
         };
-        self.state().files.push((stored, Vec::new()));
+        let mut state = self.state();
+        state.files.push((stored, Vec::new()));
+        state.crash_files_begun += u64::from(crash);
         Ok(())
     }
 
@@ -186,6 +189,22 @@ impl Bench {
             .step(self.now, &mut |line| notes.push(line.to_owned()));
     }
 
+    /// A file of an earlier run.
+    fn put(&self, number: u64, crash: bool, bytes: usize) {
+        let stored = Stored {
+            number,
+            crash,
+            bytes: 0,
+        };
+        let file = (stored, vec![0; bytes]);
+        self.disk.state().files.push(file);
+    }
+
+    fn crash_files(&self) -> usize {
+        let state = self.disk.state();
+        state.files.iter().filter(|(file, _)| file.crash).count()
+    }
+
     fn dropped(&self) -> u64 {
         self.stats.block().recorder.dropped.load(Ordering::Relaxed)
     }
@@ -227,13 +246,7 @@ fn files_stay_within_their_bound_and_the_newest_are_kept() {
 fn crash_files_are_kept_longest_but_take_no_more_than_half() {
     let mut bench = bench(Disk::of(1 << 30), 400_000);
     for number in 1..=6 {
-        let stored = Stored {
-            number,
-            crash: number > 1,
-            bytes: 0,
-        };
-        let file = (stored, vec![0; 60_000]);
-        bench.disk.state().files.push(file);
+        bench.put(number, number > 1, 60_000);
     }
     for _ in 0..20 {
         bench.round(49);
@@ -310,4 +323,100 @@ fn a_broken_disk_is_tried_again_and_asked_no_more_than_once_a_second() {
     bench.round(9);
     assert_eq!(bench.disk.records(0).0, (0..20).collect::<Vec<_>>());
     assert_eq!(bench.dropped(), 0, "the ring kept them meanwhile");
+}
+
+/// A bench with a black box of 60 kB to bring to disk first, and the file that it lies in.
+fn bench_after_crash(disk: Disk) -> (Bench, tempfile::NamedTempFile) {
+    let source = tempfile::NamedTempFile::new().unwrap();
+    let mut bench = bench(disk, 1 << 20);
+    let frames = vec![0; 60_000];
+    let salvaged = Salvaged::of(header(), frames, source.path().to_path_buf());
+    bench.drain.parts.salvaged = Some(salvaged);
+    (bench, source)
+}
+
+#[test]
+fn a_black_box_that_does_not_fit_does_not_keep_the_live_records_out() {
+    // Room for what is recorded now, but not for the crash.
+    let (mut bench, source) = bench_after_crash(Disk::of(50_000));
+    bench.round(20);
+    assert_eq!(bench.disk.records(0).0, (0..21).collect::<Vec<_>>());
+    assert_eq!((bench.crash_files(), bench.dropped()), (0, 0));
+    let recorder = &bench.stats.block().recorder;
+    assert_eq!(recorder.failing.load(Ordering::Relaxed), 0);
+    assert_eq!(recorder.write_errors.load(Ordering::Relaxed), 1);
+    assert_eq!(bench.notes.len(), 1, "{:?}", bench.notes);
+    assert!(source.path().exists());
+    // It has its turn again, but not every second.
+    bench.round(0);
+    assert_eq!(bench.disk.state().crash_files_begun, 1);
+    bench.disk.state().size = 1 << 30;
+    bench.now += SALVAGE_RETRY;
+    bench.round(0);
+    assert_eq!(bench.crash_files(), 1);
+    assert!(!source.path().exists(), "it is on disk");
+}
+
+#[test]
+fn a_black_box_that_never_fits_is_given_up_and_left_for_the_next_start() {
+    let (mut bench, source) = bench_after_crash(Disk::of(50_000));
+    for _ in 0..20 {
+        bench.now += SALVAGE_RETRY;
+        bench.round(0);
+    }
+    let begun = bench.disk.state().crash_files_begun;
+    assert_eq!(begun, u64::from(SALVAGE_TRIES));
+    assert!(bench.drain.parts.salvaged.is_none() && source.path().exists());
+    assert_eq!((bench.crash_files(), bench.notes.len()), (0, 1));
+}
+
+#[test]
+fn a_deletion_that_does_not_help_is_the_last_one() {
+    let mut bench = bench(Disk::of(0), 400_000);
+    for number in 1..=7 {
+        bench.put(number, false, 50_000);
+    }
+    for _ in 0..20 {
+        bench.round(9);
+    }
+    assert_eq!(bench.disk.state().files.len(), 6);
+}
+
+#[test]
+fn who_fills_the_disk_leaves_us_half_of_our_room_and_every_crash_file() {
+    let mut bench = bench(Disk::of(0), 400_000);
+    bench.put(1, true, 40_000);
+    for number in 2..=7 {
+        bench.put(number, false, 50_000);
+    }
+    for _ in 0..100 {
+        // Whatever we deleted and did not write was taken by somebody else.
+        let used = bench.disk.used();
+        bench.disk.state().size = used;
+        bench.round(4);
+        bench.round(4);
+    }
+    assert!(bench.disk.used() >= 200_000, "{} left", bench.disk.used());
+    assert_eq!(bench.crash_files(), 1);
+    let newest = bench.disk.state().files.len() - 1;
+    assert!(bench.disk.state().files[newest].0.number > 7);
+}
+
+#[test]
+fn a_keyframe_that_meets_a_full_disk_is_not_lost() {
+    let mut bench = bench(Disk::of(1 << 30), 400_000);
+    // More than a file's worth: the next keyframe begins a new one.
+    bench.round(99);
+    let used = bench.disk.used();
+    bench.disk.state().size = used;
+    for _ in 0..3 {
+        bench.writer.push(Kind::Tick as u16, &[7; 97]);
+    }
+    bench.round(0);
+    bench.disk.state().size = 1 << 30;
+    bench.round(5);
+    let files = bench.disk.state().files.len();
+    let all = (0..files).flat_map(|file| bench.disk.records(file).0);
+    assert_eq!(all.collect::<Vec<_>>(), (0..110).collect::<Vec<_>>());
+    assert_eq!(bench.dropped(), 0);
 }
