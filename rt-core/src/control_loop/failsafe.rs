@@ -5,7 +5,7 @@
 
 use kairo_failsafe::{self as failsafe, Action, Clear, Decision, Flags, Rules, State, Taker};
 use kairo_link::MonoNs;
-use kairo_link::abi::{Cause, Phase};
+use kairo_link::abi::{Cause, Command, Mode, Phase};
 use kairo_record::state::{Malformed, Sink, Source, State as Recorded};
 
 use super::heat::Heat;
@@ -82,8 +82,12 @@ impl Guard {
         self.overran = true;
     }
 
-    /// A command was accepted.
-    pub(super) fn commanded(&mut self) {
+    /// A command was accepted. A reset puts nothing in force that could end: it goes before no
+    /// cause.
+    pub(super) fn commanded(&mut self, command: &Command) {
+        if command.mode == Mode::Reset as u32 {
+            return;
+        }
         self.agent_took_over = self.stops;
         self.ended_by = None;
     }

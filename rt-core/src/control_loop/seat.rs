@@ -6,7 +6,7 @@
 
 use kairo_failsafe::{self as failsafe, Flags};
 use kairo_link::MonoNs;
-use kairo_link::abi::{Cause, DeviceState, Mode, Reply, Verdict};
+use kairo_link::abi::{Cause, DeviceState, Reply, Verdict};
 use kairo_link::latest;
 use kairo_link::ring::PushError;
 use kairo_link::stats::LoopStats;
@@ -221,10 +221,7 @@ impl Seat {
             let CommandTaken { now, command, .. } = taken;
             let reply = self.device.command(now, tick, &command);
             if reply.verdict == Verdict::Accepted as u32 {
-                // A reset puts nothing in force that could end: it goes before no cause.
-                if command.mode != Mode::Reset as u32 {
-                    self.guard.commanded();
-                }
+                self.guard.commanded(&command);
                 stats
                     .command_age
                     .record(now.since_ns(MonoNs(command.issued_ns)));

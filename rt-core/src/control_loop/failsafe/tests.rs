@@ -5,7 +5,7 @@ use crate::device::tests::{PERIOD_NS, config};
 use crate::exchange::{Feedback, JointFeedback};
 use crate::safe_action::SafeAction;
 use kairo_failsafe::{CauseSet, Rule, Takeover};
-use kairo_link::abi::{Command, MAX_JOINTS, Mode, Verdict};
+use kairo_link::abi::{MAX_JOINTS, Verdict};
 
 const START_RAD: [f64; 2] = [0.3, -0.3];
 const EPOCH: u64 = 7;
@@ -93,6 +93,10 @@ impl Robot {
     }
 
     fn command(&mut self, sequence: u64) -> u32 {
+        self.order(sequence, Mode::Position)
+    }
+
+    fn order(&mut self, sequence: u64, mode: Mode) -> u32 {
         let mut target = [0.0; MAX_JOINTS];
         target[..2].copy_from_slice(&[-0.9, 0.9]);
         let command = Command {
@@ -100,7 +104,7 @@ impl Robot {
             sequence,
             issued_ns: self.tick.time.0,
             ttl_ns: 900_000_000,
-            mode: Mode::Position as u32,
+            mode: mode as u32,
             joint_count: 2,
             target,
             velocity_scale: 1.0,
@@ -108,7 +112,7 @@ impl Robot {
         };
         let reply = self.device.command(self.tick.time, self.tick, &command);
         if reply.verdict == Verdict::Accepted as u32 {
-            self.guard.commanded();
+            self.guard.commanded(&command);
         }
         reply.verdict
     }
@@ -159,6 +163,17 @@ fn a_ring_that_breaks_after_a_good_command_is_made_safe_all_the_same() {
     let decision = robot.run(Flags::default());
     assert!(decision.action.stops_motion() && !decision.takeover_granted);
     assert!(decision.stopping.has(failsafe::Cause::LeaseLost));
+}
+
+#[test]
+fn a_reset_without_a_fault_ends_no_safe_action() {
+    let mut robot = Robot::leased(Rules::default());
+    robot.guard.ended(Cause::CommandExpired);
+    assert!(robot.run(Flags::default()).action.stops_motion());
+    assert_eq!(robot.order(1, Mode::Reset), Verdict::Accepted as u32);
+    assert!(robot.run(Flags::default()).action.stops_motion());
+    assert_eq!(robot.command(2), Verdict::Accepted as u32);
+    assert!(!robot.run(Flags::default()).action.stops_motion());
 }
 
 #[test]
