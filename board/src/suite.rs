@@ -32,7 +32,15 @@ pub enum Extent {
 struct Part {
     name: &'static str,
     extent: Extent,
-    run: fn(&Paths) -> anyhow::Result<()>,
+    run: fn(&Paths) -> anyhow::Result<Outcome>,
+}
+
+/// What became of a part that did not fail.
+#[derive(Debug)]
+enum Outcome {
+    Ok,
+    /// Nothing was tested, with why and what to do.
+    Skipped(&'static str),
 }
 
 /// The parts, in order.
@@ -116,26 +124,45 @@ pub fn run(paths: &Paths, extent: Extent) -> anyhow::Result<()> {
     };
     needs::ensure(paths, work)?;
     let started = Instant::now();
-    let mut table: Vec<(&str, Duration)> = Vec::new();
+    let mut table: Vec<(&str, Outcome, Duration)> = Vec::new();
     let wanted = |part: &&Part| extent == Extent::Whole || part.extent == Extent::Quick;
     for part in PARTS.iter().filter(wanted) {
         eprintln!("── {} ──", part.name);
         let began = Instant::now();
-        (part.run)(paths).with_context(|| format!("the part `{}` failed", part.name))?;
-        table.push((part.name, began.elapsed()));
+        let outcome =
+            (part.run)(paths).with_context(|| format!("the part `{}` failed", part.name))?;
+        table.push((part.name, outcome, began.elapsed()));
     }
-    for (name, took) in &table {
-        println!("{name:<14} ok  {:>8}", readable_duration(*took));
+    for line in lines(&table, started.elapsed()) {
+        println!("{line}");
     }
-    println!(
-        "{:<14} ok  {:>8}",
-        "everything",
-        readable_duration(started.elapsed())
-    );
     Ok(())
 }
 
-fn cargo(paths: &Paths, arguments: &[&str]) -> anyhow::Result<()> {
+/// The final table: what was not tested is not shown as ok.
+fn lines(table: &[(&str, Outcome, Duration)], whole: Duration) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut skipped = Vec::new();
+    for (name, outcome, took) in table {
+        lines.push(match outcome {
+            Outcome::Ok => format!("{name:<14} ok  {:>8}", readable_duration(*took)),
+            Outcome::Skipped(why) => {
+                skipped.push(*name);
+                format!("{name:<14} skipped: {why}")
+            }
+        });
+    }
+    let whole = readable_duration(whole);
+    lines.push(if skipped.is_empty() {
+        format!("{:<14} ok  {whole:>8}", "everything")
+    } else {
+        let without = skipped.join(", ");
+        format!("{:<14} ok  {whole:>8}, without {without}", "the rest")
+    });
+    lines
+}
+
+fn cargo(paths: &Paths, arguments: &[&str]) -> anyhow::Result<Outcome> {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(program)
         .args(arguments)
@@ -147,12 +174,12 @@ fn cargo(paths: &Paths, arguments: &[&str]) -> anyhow::Result<()> {
         "`cargo {}` ended with {status}",
         arguments.join(" ")
     );
-    Ok(())
+    Ok(Outcome::Ok)
 }
 
 /// The shared-memory crate under Miri, which sees undefined behaviour and data races. Miri comes
 /// with nightly toolchains only, so a machine without it leaves the part out and says so.
-fn miri(paths: &Paths) -> anyhow::Result<()> {
+fn miri(paths: &Paths) -> anyhow::Result<Outcome> {
     let miri = || {
         let mut cargo = Command::new("cargo");
         // Cargo sets these for its own toolchain; the nightly one must find its own.
@@ -173,8 +200,9 @@ fn miri(paths: &Paths) -> anyhow::Result<()> {
     let sysroot = quiet(Command::new("rustc").args(["+nightly", "--print", "sysroot"]));
     let source = sysroot.map(|root| Path::new(&root).join("lib/rustlib/src/rust/library"));
     if quiet(miri().arg("--version")).is_none() || !source.is_some_and(|path| path.exists()) {
-        println!("skipped: `rustup +nightly component add miri rust-src` brings it");
-        return Ok(());
+        return Ok(Outcome::Skipped(
+            "`rustup +nightly component add miri rust-src` brings Miri",
+        ));
     }
     let target = paths.workspace().join("target/miri");
     let status = miri()
@@ -192,10 +220,10 @@ fn miri(paths: &Paths) -> anyhow::Result<()> {
         .status()
         .context("cannot start cargo")?;
     ensure!(status.success(), "Miri ended with {status}");
-    Ok(())
+    Ok(Outcome::Ok)
 }
 
-fn house_rules(paths: &Paths) -> anyhow::Result<()> {
+fn house_rules(paths: &Paths) -> anyhow::Result<Outcome> {
     let problems = tidy::check(paths.workspace())?;
     for problem in &problems {
         println!("{problem}");
@@ -205,10 +233,10 @@ fn house_rules(paths: &Paths) -> anyhow::Result<()> {
         "{} problems; see `cargo xtask tidy`",
         problems.len()
     );
-    Ok(())
+    Ok(Outcome::Ok)
 }
 
-fn kernel_check(paths: &Paths) -> anyhow::Result<()> {
+fn kernel_check(paths: &Paths) -> anyhow::Result<Outcome> {
     let kernel = kernel::build(paths, Arch::X86_64)?;
     let report = kernel::check(paths, Arch::X86_64)?;
     if !report.ok {
@@ -224,5 +252,26 @@ fn kernel_check(paths: &Paths) -> anyhow::Result<()> {
         "Linux {}: {} symbols as asked",
         kernel.metadata.release, report.requested
     );
-    Ok(())
+    Ok(Outcome::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_was_left_out_is_not_shown_as_ok() {
+        let second = Duration::from_secs(1);
+        let mut table = vec![
+            ("crates", Outcome::Ok, second),
+            ("miri", Outcome::Skipped("install it"), second),
+        ];
+        let shown = lines(&table, second);
+        assert_eq!(shown[1], "miri           skipped: install it");
+        assert!(!shown.iter().any(|line| line.starts_with("everything")));
+        assert!(shown[2].ends_with("without miri"), "{shown:?}");
+        table.pop();
+        let shown = lines(&table, second);
+        assert!(shown[1].starts_with("everything     ok"), "{shown:?}");
+    }
 }

@@ -20,6 +20,7 @@
 
 mod block_stage;
 mod failsafe;
+mod heat;
 mod seat;
 
 use std::sync::Arc;

@@ -156,11 +156,9 @@ impl Device {
         self.phase
     }
 
-    /// The temperature of its hottest joint, °C; of the newest samples. rt-safe.
-    pub fn hottest_c(&self) -> f64 {
-        let joints = &self.feedback.joints[..self.joint_count];
-        let temperatures = joints.iter().map(|joint| joint.temperature_c);
-        temperatures.fold(0.0, f64::max)
+    /// What was measured of every joint, newest. rt-safe.
+    pub fn joints(&self) -> &[JointFeedback] {
+        &self.feedback.joints[..self.joint_count]
     }
 
     /// Whether its bus is up and every joint has answered steadily on this connection. rt-safe.
@@ -342,7 +340,14 @@ impl Device {
 
     /// The failsafe machine demands `action`: nothing is followed while it `refuses` commands.
     /// Called every tick for as long as it does; another action than before begins anew. rt-safe.
-    pub fn restrain(&mut self, now: MonoNs, action: Action, cause: Cause, refuses: bool) {
+    /// `begins`: with this step; a command accepted before does not go on then.
+    pub fn restrain(
+        &mut self,
+        now: MonoNs,
+        action: Action,
+        cause: Cause,
+        (refuses, begins): (bool, bool),
+    ) {
         let action = match action {
             Action::Hold => SafeAction::Hold,
             Action::RampToRest => SafeAction::Ramp,
@@ -354,7 +359,7 @@ impl Device {
         let fault = self.fault.map(|fault| fault.cause);
         let action = fault.map_or(action, |cause| action.because_of(cause));
         self.inhibit = refuses.then_some(Inhibit { cause, action });
-        if self.phase == Phase::Following && !refuses {
+        if self.phase == Phase::Following && !refuses && !begins {
             return;
         }
         if self.phase == Phase::Safe && self.cause == cause && self.sequence.action() != action {
@@ -517,4 +522,4 @@ mod recorded;
 #[cfg(test)]
 mod latch_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -29,6 +29,8 @@ const LOOP_PATIENCE: Duration = Duration::from_secs(1);
 const IDLE_MS: u16 = 100;
 /// Connections served at a time; more wait in the kernel.
 const CONNECTIONS_MAX: usize = 8;
+/// How often to look for a free place when all are taken.
+const FULL_MS: u16 = 5;
 
 /// What the server is made of.
 #[derive(Debug)]
@@ -61,15 +63,19 @@ pub struct Desk {
 
 impl OperatorServer {
     /// Serves until the control loops have ended.
-    pub fn run(self) {
+    pub fn run(mut self) {
         let busy = Arc::new(AtomicUsize::new(0));
         while !self.desk.shared.loops_are_done() {
-            let mut fds = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+            let free = CONNECTIONS_MAX.saturating_sub(busy.load(Ordering::Acquire));
+            // Whoever waits while there is no place must not end the wait at once.
+            let (interest, timeout) = match free {
+                0 => (PollFlags::empty(), FULL_MS),
+                _ => (self.listener.interest(), IDLE_MS),
+            };
+            let mut fds = [PollFd::new(self.listener.as_fd(), interest)];
             // An interrupted or failed wait is a turn with nothing to do.
-            let _ = poll(&mut fds, PollTimeout::from(IDLE_MS));
-            while busy.load(Ordering::Acquire) < CONNECTIONS_MAX
-                && let Some(socket) = self.listener.accept()
-            {
+            let _ = poll(&mut fds, PollTimeout::from(timeout));
+            for socket in self.listener.accept(free) {
                 let (desk, mine) = (Arc::clone(&self.desk), Arc::clone(&busy));
                 busy.fetch_add(1, Ordering::AcqRel);
                 let builder = std::thread::Builder::new().name("operator".into());

@@ -14,6 +14,9 @@
     reason = "test support: a failed step is a failed test"
 )]
 
+#[path = "harness/orphan.rs"]
+mod orphan;
+
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -68,6 +71,11 @@ impl Board {
     /// Whatever was read that cannot have been written.
     fn corrupt(&self) -> &AtomicU64 {
         &self.0.payload()[48]
+    }
+
+    /// Process id of the child of a child.
+    fn grandchild(&self) -> &AtomicU64 {
+        &self.0.payload()[56]
     }
 
     fn check(&self, whole: bool) {
@@ -381,6 +389,16 @@ fn run_hostile(directory: &Path, board: &Board) {
     }
 }
 
+/// Starts an agent plane, as a test does, and says which process it is.
+fn run_parent(place: &str, board: &Board) {
+    let agent = Side::start("agent", place);
+    let id = u64::from(agent.0.id());
+    board.grandchild().store(id, Ordering::Relaxed);
+    loop {
+        std::thread::sleep(PATIENCE);
+    }
+}
+
 /// Not a test by itself: what the other tests' child processes run.
 #[test]
 fn role() {
@@ -396,6 +414,7 @@ fn role() {
     match role.as_str() {
         "rt" => run_real_time(&directory, board),
         "hostile" => run_hostile(&directory, &board),
+        "parent" => run_parent(&place, &board),
         _ => run_agent(&directory, &board),
     }
 }
@@ -411,6 +430,7 @@ impl Side {
             .env(ROLE, role)
             .env(PLACE, place)
             .stdout(Stdio::null());
+        orphan::ends_with_its_parent(&mut process);
         Self(process.spawn().unwrap())
     }
 
@@ -455,6 +475,33 @@ fn place() -> (tempfile::TempDir, (Board, OwnedFd), String) {
 fn from_environment(name: &str, otherwise: u64) -> u64 {
     let value = std::env::var(name).ok();
     value.map_or(otherwise, |value| value.parse().unwrap())
+}
+
+/// Whether this process runs; one that waits for its parent to take notice does not.
+fn is_running(id: u64) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    // The name before it may hold anything, a parenthesis too.
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0]);
+    state.is_some_and(|state| !b"ZX".contains(&state))
+}
+
+#[test]
+fn a_killed_test_leaves_no_process_behind() {
+    let (_directory, (board, _fd), place) = place();
+    let mut parent = Side::start("parent", &place);
+    grows("the child of the child", board.grandchild(), 1);
+    let id = board.grandchild().load(Ordering::Relaxed);
+    grows("the agent plane", board.turns(), 2);
+    parent.kill();
+    let until = Instant::now() + PATIENCE;
+    while is_running(id) {
+        if Instant::now() > until {
+            let id = nix::unistd::Pid::from_raw(i32::try_from(id).unwrap());
+            nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGKILL).unwrap();
+            panic!("process {id} outlives the one that started it");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]

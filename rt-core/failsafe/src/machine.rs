@@ -123,6 +123,8 @@ pub struct Decision {
     pub raised: CauseSet,
     /// The causes that ended with this step.
     pub cleared: CauseSet,
+    /// The live causes that demand at least a hold now.
+    pub stopping: CauseSet,
     /// Live causes that somebody has taken over from: they only warn.
     pub taken_over: CauseSet,
     /// Live causes that only hold for now, and demand more when their delay is over.
@@ -167,9 +169,13 @@ pub fn step(now_ns: u64, state: State, flags: Flags, rules: &Rules) -> (State, D
         }
     }
     // All or nothing: a takeover that left one cause in force would look granted and not move.
-    let takeover_granted = flags
-        .takeover
-        .is_some_and(|taker| may_take_over(&next, rules, taker));
+    // An agent's is older than what is raised now: its command knew nothing of that.
+    let raised_stops = raised
+        .iter()
+        .any(|cause| rules.of(cause).action.stops_motion());
+    let takeover_granted = flags.takeover.is_some_and(|taker| {
+        (taker == Taker::Operator || !raised_stops) && may_take_over(&next, rules, taker)
+    });
     if takeover_granted {
         for cause in next.live.iter() {
             let stops = rules.of(cause).action.stops_motion();
@@ -207,6 +213,7 @@ fn decide(now_ns: u64, state: &State, defer: bool, rules: &Rules) -> Decision {
         live: state.live,
         raised: CauseSet::EMPTY,
         cleared: CauseSet::EMPTY,
+        stopping: CauseSet::EMPTY,
         taken_over: state.taken_over,
         delayed: CauseSet::EMPTY,
         deferred: CauseSet::EMPTY,
@@ -234,6 +241,7 @@ fn decide(now_ns: u64, state: &State, defer: bool, rules: &Rules) -> Decision {
                 decision.agent_may_command = false;
             }
         }
+        decision.stopping = decision.stopping.with(cause, demanded.stops_motion());
         if demanded > decision.action {
             (decision.action, decision.cause) = (demanded, Some(cause));
         }

@@ -116,6 +116,8 @@ pub enum RuleError {
     Fixed(Cause),
     /// Their action must stop the device.
     TooMild(Cause, Action),
+    /// Nothing may move while the cause is live.
+    MustNotMove(Cause, Action),
     /// A delay is out of bounds.
     TooLong(u64, u64),
     /// A delay before something that is no more than a hold.
@@ -132,6 +134,11 @@ impl fmt::Display for RuleError {
                     "{action} does not stop the device, as {cause} must"
                 )
             }
+            Self::MustNotMove(cause, action) => write!(
+                formatter,
+                "{action} moves the device, as it must not under {cause}; \
+                 use hold, safe-action or torque-off"
+            ),
             Self::TooLong(given, most) => write!(formatter, "{given} ms is more than {most} ms"),
             Self::NothingToDelay(action) => {
                 write!(
@@ -185,7 +192,8 @@ impl Rules {
     /// Changes what `cause` does. setup-only.
     ///
     /// # Errors
-    /// What would make the e-stop no e-stop, and delays out of bounds.
+    /// What would make the e-stop no e-stop, a ramp under an e-stop or into what was hit, and
+    /// delays out of bounds.
     pub fn set(&mut self, cause: Cause, rule: Rule) -> Result<(), RuleError> {
         let own = default_rule(cause);
         if matches!(cause, Cause::Estop | Cause::ShuttingDown) {
@@ -199,6 +207,13 @@ impl Rules {
             if !rule.action.stops_motion() {
                 return Err(RuleError::TooMild(cause, rule.action));
             }
+        }
+        let stays = matches!(
+            cause,
+            Cause::Estop | Cause::ShuttingDown | Cause::FollowingError
+        );
+        if stays && rule.action == Action::RampToRest {
+            return Err(RuleError::MustNotMove(cause, rule.action));
         }
         if rule.hold_first_ms > HOLD_FIRST_LONGEST_MS {
             return Err(RuleError::TooLong(

@@ -9,7 +9,8 @@
 use std::collections::{HashSet, VecDeque};
 
 use kairo_failsafe::{
-    Action, Cause, CauseSet, Clear, Decision, Flags, Rule, Rules, State, Takeover, Taker, step,
+    Action, Cause, CauseSet, Clear, Decision, Flags, Rule, RuleError, Rules, State, Takeover,
+    Taker, step,
 };
 use proptest::prelude::*;
 
@@ -72,6 +73,15 @@ fn check(now: u64, before: &State, flags: Flags, rules: &Rules, after: &State, t
             let allowed = operator || rules.of(cause).takeover == Takeover::Always;
             assert!(flags.takeover.is_some() && allowed && told.takeover_granted);
         }
+        let stops = rules.of(cause).action.stops_motion();
+        if told.raised.has(cause) && stops && flags.takeover == Some(Taker::Agent) {
+            assert!(
+                !after.taken_over().has(cause) && !told.takeover_granted,
+                "{cause}: a cause raised in this step is never taken over by Agent in this step"
+            );
+        }
+        let stopping = is && wants(cause).stops_motion();
+        assert_eq!(told.stopping.has(cause), stopping, "{cause}: stops or not");
         assert_eq!(told.cleared.has(cause), was && !is);
         assert!(!told.raised.has(cause) || holds);
     }
@@ -375,6 +385,39 @@ fn a_takeover_is_granted_whole_or_not_at_all() {
         ..low
     };
     assert!(play(&rules, false, &[(0, low), (1, operator)]).takeover_granted);
+}
+
+#[test]
+fn a_command_from_before_the_cause_does_not_take_over_from_it() {
+    let rules = Rules::default();
+    let takes = |flags| Flags {
+        takeover: Some(Taker::Agent),
+        ..flags
+    };
+    let lost = with(&[Cause::LeaseLost]);
+    let told = play(&rules, false, &[(0, QUIET), (1, takes(lost))]);
+    assert_eq!(told.action, Action::SafeAction);
+    assert!(!told.takeover_granted && told.taken_over.is_empty());
+    let told = play(&rules, false, &[(0, lost), (1, takes(lost))]);
+    assert!(told.takeover_granted, "a later command does");
+}
+
+#[test]
+fn nothing_ramps_under_an_estop_at_the_end_or_into_what_was_hit() {
+    for cause in Cause::ALL {
+        let mut rules = Rules::default();
+        let ramp = Rule {
+            action: Action::RampToRest,
+            ..*rules.of(cause)
+        };
+        let stays = matches!(
+            cause,
+            Cause::Estop | Cause::ShuttingDown | Cause::FollowingError
+        );
+        let refused = Err(RuleError::MustNotMove(cause, Action::RampToRest));
+        let expected = if stays { refused } else { Ok(()) };
+        assert_eq!(rules.set(cause, ramp), expected, "{cause}");
+    }
 }
 
 #[test]

@@ -49,11 +49,12 @@ pub struct BlackBox {
 }
 
 /// Where a black box can be: the run directory if that is on tmpfs, else a directory of its own in
-/// /dev/shm, named after the run directory.
+/// /dev/shm, named after the run directory, whichever way that was written.
 fn directories(run_dir: &Path) -> [PathBuf; 2] {
+    let run_dir = run_dir.canonicalize().unwrap_or(run_dir.to_path_buf());
     let name = run_dir.as_os_str().as_encoded_bytes();
     let own = format!("/dev/shm/kairo-{:08x}", crc32fast::hash(name));
-    [run_dir.to_path_buf(), PathBuf::from(own)]
+    [run_dir, PathBuf::from(own)]
 }
 
 /// Makes the rings, with these capacities in words, for a kairo-rt that runs in `run_dir`. Where
@@ -70,23 +71,10 @@ pub fn make(run_dir: &Path, header: &Header, capacities: &[usize]) -> BlackBox {
         next += place.words();
         places.push(place);
     }
-    let mut trouble = None;
-    let mut made = None;
-    for directory in directories(run_dir) {
-        if directory.starts_with("/dev/shm") {
-            make_private(&directory, run_dir);
-        }
-        let path = directory.join(FILE_NAME);
-        let _ = std::fs::remove_file(&path);
-        match Memory::in_file(&path, next) {
-            Ok(memory) => {
-                made = Some(memory);
-                trouble = None;
-                break;
-            }
-            Err(error) => trouble = trouble.or(Some(error)),
-        }
-    }
+    let (made, trouble) = match make_memory(run_dir, next) {
+        Ok(memory) => (Some(memory), None),
+        Err(trouble) => (None, Some(trouble)),
+    };
     let memory = made.unwrap_or_else(|| Memory::in_heap(next));
     write_start(&memory, &text, &places);
     BlackBox {
@@ -96,12 +84,67 @@ pub fn make(run_dir: &Path, header: &Header, capacities: &[usize]) -> BlackBox {
     }
 }
 
-fn make_private(directory: &Path, run_dir: &Path) {
+/// The memory in the first directory that takes it; else what is in the way.
+fn make_memory(run_dir: &Path, words: usize) -> Result<Memory, MemoryError> {
+    let [run_dir, own] = directories(run_dir);
+    let first = match make_in(&run_dir, words) {
+        Err(error) if !matches!(error, MemoryError::InUse { .. }) => error,
+        decided => return decided,
+    };
+    make_private(&own, &run_dir)?;
+    make_in(&own, words).map_err(|error| match error {
+        MemoryError::InUse { .. } => error,
+        _ => first,
+    })
+}
+
+fn make_in(directory: &Path, words: usize) -> Result<Memory, MemoryError> {
+    let path = directory.join(FILE_NAME);
+    if owned(&path) && !is_abandoned(&path) {
+        return Err(MemoryError::InUse { path });
+    }
+    let _ = std::fs::remove_file(&path);
+    Memory::in_file(&path, words)
+}
+
+/// Makes the directory in /dev/shm, where everybody may have made one of that name before, and
+/// writes down whose it is.
+fn make_private(directory: &Path, run_dir: &Path) -> Result<(), MemoryError> {
     use std::os::unix::fs::DirBuilderExt;
-    // If it is there already it may be a stranger's: `owned` below looks.
+    // If it is there already, what counts is whose it is.
     let _ = std::fs::DirBuilder::new().mode(0o700).create(directory);
-    let owner = run_dir.as_os_str().as_encoded_bytes();
-    let _ = std::fs::write(directory.join(OWNER_NAME), owner);
+    if !is_private(directory) {
+        let path = directory.to_path_buf();
+        return Err(MemoryError::NotPrivate { path });
+    }
+    let owner = directory.join(OWNER_NAME);
+    let _ = std::fs::remove_file(&owner);
+    write_new(&owner, run_dir.as_os_str().as_encoded_bytes()).map_err(|error| MemoryError::System {
+        call: "open",
+        path: owner,
+        errno: nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0)),
+    })
+}
+
+/// Writes a file that must not be there: `create_new` follows no link either.
+fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)
+}
+
+/// Whether this is a directory, not a link to one, that nobody but us can use.
+fn is_private(directory: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let own = nix::unistd::geteuid().as_raw();
+    std::fs::symlink_metadata(directory)
+        .is_ok_and(|found| found.is_dir() && found.uid() == own && found.mode() & 0o077 == 0)
 }
 
 /// Removes black boxes in /dev/shm whose run directory is gone: nobody will ever look for them.
@@ -111,7 +154,10 @@ fn sweep() {
     for entry in found.into_iter().flatten().flatten() {
         let (directory, name) = (entry.path(), entry.file_name());
         let owner = directory.join(OWNER_NAME);
-        if !name.to_string_lossy().starts_with("kairo-") || !owned(&owner) {
+        if !name.to_string_lossy().starts_with("kairo-")
+            || !is_private(&directory)
+            || !owned(&owner)
+        {
             continue;
         }
         let Ok(run_dir) = std::fs::read(&owner) else {
@@ -182,7 +228,9 @@ impl Salvaged {
 /// kairo-rt ended in order, or left nothing that could be read. setup-only.
 pub fn salvage(run_dir: &Path) -> Option<Salvaged> {
     sweep();
-    for directory in directories(run_dir) {
+    let [run_dir, own] = directories(run_dir);
+    let own = Some(own).filter(|own| is_private(own));
+    for directory in std::iter::once(run_dir).chain(own) {
         let (left, crashed) = (directory.join(FILE_NAME), directory.join(CRASHED_NAME));
         if !crashed.exists() && owned(&left) && is_abandoned(&left) {
             let _ = std::fs::rename(&left, &crashed);

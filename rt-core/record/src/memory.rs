@@ -45,6 +45,20 @@ pub enum MemoryError {
         /// The file.
         path: PathBuf,
     },
+    /// A directory that others may use, or no directory.
+    #[error("black box directory {} is not ours alone (a directory of this user, mode 0700); \
+             remove it, or use a run directory below /run", path.display())]
+    NotPrivate {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Another process records there.
+    #[error("black box {} is in use by another process; give each kairo-rt its own run directory",
+            path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
     /// Too large.
     #[error("black box {}: {words} words are more than {WORDS_MAX}; lower recorder.keep_seconds",
             path.display())]

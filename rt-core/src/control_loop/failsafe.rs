@@ -5,9 +5,10 @@
 
 use kairo_failsafe::{self as failsafe, Action, Clear, Decision, Flags, Rules, State, Taker};
 use kairo_link::MonoNs;
-use kairo_link::abi::{Cause, Phase};
+use kairo_link::abi::{Cause, Command, Mode, Phase};
 use kairo_record::state::{Malformed, Sink, Source, State as Recorded};
 
+use super::heat::Heat;
 use crate::config::FailsafeConfig;
 use crate::device::{Device, Tick};
 
@@ -16,6 +17,7 @@ use crate::device::{Device, Tick};
 pub struct Guard {
     rules: Rules,
     temperature_max_c: f64,
+    heat: Heat,
     state: State,
     /// Whether the newest decision stops the device.
     stops: bool,
@@ -38,6 +40,7 @@ impl Guard {
         Self {
             rules: config.rules,
             temperature_max_c: config.temperature_max_c,
+            heat: Heat::default(),
             state: State::starting(0, true),
             stops: false,
             troubled: false,
@@ -66,6 +69,8 @@ impl Guard {
             _ => return,
         };
         self.ended_by = Some((known, cause));
+        // Whatever was commanded before is no takeover from this.
+        self.agent_took_over = false;
     }
 
     pub(super) fn lease_opened(&mut self) {
@@ -77,8 +82,12 @@ impl Guard {
         self.overran = true;
     }
 
-    /// A command was accepted.
-    pub(super) fn commanded(&mut self) {
+    /// A command was accepted. A reset puts nothing in force that could end: it goes before no
+    /// cause.
+    pub(super) fn commanded(&mut self, command: &Command) {
+        if command.mode == Mode::Reset as u32 {
+            return;
+        }
         self.agent_took_over = self.stops;
         self.ended_by = None;
     }
@@ -91,13 +100,17 @@ impl Guard {
 
     /// One step. `robot`: the flags that all devices share.
     pub(super) fn step(&mut self, tick: Tick, robot: Flags, device: &Device) -> Decision {
+        self.heat.look(device.joints(), self.temperature_max_c);
         let mut conditions = robot.conditions;
         let mut set = |cause, holds| {
             conditions = conditions.with(cause, holds || conditions.has(cause));
         };
         let lost = device.phase() == Phase::Lost;
-        if lost {
-            // Whoever held it before: a device that comes back begins anew.
+        let estop = failsafe::Cause::Estop;
+        let stopped = robot.conditions.has(estop) || self.state.live().has(estop);
+        if lost || stopped {
+            // Whoever held it before: a device that comes back begins anew, and one whose e-stop
+            // is cleared stays where it is.
             self.ended_by = None;
         }
         if let Some((cause, _)) = self.ended_by {
@@ -118,8 +131,7 @@ impl Guard {
         // The overrun was before this tick, and a lease that began in it came after: it counts.
         let mode_changed = self.lease_opened && !overran;
         self.lease_opened &= overran;
-        let hot = device.hottest_c() >= self.temperature_max_c;
-        set(failsafe::Cause::OverTemperature, hot);
+        set(failsafe::Cause::OverTemperature, self.heat.is_hot());
         let fault = device.fault().map(|fault| fault.cause);
         let followed = fault != Some(Cause::FollowingError);
         set(failsafe::Cause::FollowingError, !followed);
@@ -135,8 +147,8 @@ impl Guard {
         let (state, decision) = failsafe::step(tick.time.0, self.state, flags, &self.rules);
         self.state = state;
         self.stops = decision.action.stops_motion();
-        let linked = decision.live.with(failsafe::Cause::DeviceLink, false);
-        self.troubled = self.stops && !linked.is_empty();
+        let own = decision.stopping.with(failsafe::Cause::DeviceLink, false);
+        self.troubled = !own.is_empty();
         decision
     }
 
@@ -144,12 +156,15 @@ impl Guard {
     pub(super) fn tell(&mut self, decision: &Decision) -> Option<Order> {
         let stops = decision.action.stops_motion();
         match (stops, self.restrained) {
-            (true, _) => {
+            (true, before) => {
                 self.restrained = true;
+                let mut raised = decision.raised.iter();
+                let begins = !before || raised.any(|cause| decision.stopping.has(cause));
                 Some(Order::Restrain {
                     action: decision.action,
                     cause: self.in_states(decision.cause),
                     refuses: !decision.agent_may_command,
+                    begins,
                 })
             }
             (false, true) => {
@@ -181,6 +196,7 @@ impl Recorded for Guard {
         let Self {
             rules: _,
             temperature_max_c: _,
+            heat,
             state,
             stops,
             troubled,
@@ -192,6 +208,7 @@ impl Recorded for Guard {
             // Found again in every step.
             fault: _,
         } = self;
+        heat.save(sink);
         state.to_words().save(sink);
         let (known, exactly) = ended_by.unwrap_or((failsafe::Cause::Released, Cause::None));
         u64::from(known as u8).save(sink);
@@ -209,6 +226,7 @@ impl Recorded for Guard {
     }
 
     fn load(&mut self, source: &mut Source<'_>) -> Result<(), Malformed> {
+        self.heat.load(source)?;
         let mut words = [0; failsafe::STATE_WORDS];
         words.load(source)?;
         self.state = State::from_words(&words);
@@ -230,6 +248,7 @@ impl Recorded for Guard {
     }
 
     fn describe(name: &str, words: &mut Vec<String>) {
+        Heat::describe(&format!("{name}.failsafe.heat"), words);
         <[u64; failsafe::STATE_WORDS]>::describe(&format!("{name}.failsafe"), words);
         for field in [
             "ended_by",
@@ -254,6 +273,8 @@ pub(super) enum Order {
         action: Action,
         cause: Cause,
         refuses: bool,
+        /// Whether a cause of it was raised with this step: then a command from before ends.
+        begins: bool,
     },
     /// Commands are welcome again.
     Release,
@@ -280,3 +301,6 @@ const fn in_states(cause: failsafe::Cause) -> Cause {
         | failsafe::Cause::DeviceLink => Cause::Failsafe,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,7 +116,10 @@ impl Seat {
                 action,
                 cause,
                 refuses,
-            }) => self.device.restrain(tick.time, action, cause, refuses),
+                begins,
+            }) => self
+                .device
+                .restrain(tick.time, action, cause, (refuses, begins)),
             Some(Safety::Release) => self.device.release(tick.time),
             None => {}
         }
@@ -218,7 +221,7 @@ impl Seat {
             let CommandTaken { now, command, .. } = taken;
             let reply = self.device.command(now, tick, &command);
             if reply.verdict == Verdict::Accepted as u32 {
-                self.guard.commanded();
+                self.guard.commanded(&command);
                 stats
                     .command_age
                     .record(now.since_ns(MonoNs(command.issued_ns)));

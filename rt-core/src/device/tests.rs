@@ -5,10 +5,10 @@ use crate::config::JointConfig;
 use crate::exchange::JointFeedback;
 use kairo_link::abi::{Reply, Verdict};
 
-pub(super) const PERIOD_NS: u64 = 4_000_000;
+pub(crate) const PERIOD_NS: u64 = 4_000_000;
 pub(super) const TTL_NS: u64 = 100_000_000;
 
-pub(super) fn config(safe_action: SafeAction) -> DeviceConfig {
+pub(crate) fn config(safe_action: SafeAction) -> DeviceConfig {
     let joint = |name: &str, servo_id| JointConfig {
         name: name.into(),
         servo_id,

@@ -1,4 +1,8 @@
-//! `rt.sock`: who may connect at all. Ordinary threads only.
+//! `rt.sock` and `operator.sock`: who may connect at all. Ordinary threads only.
+//!
+//! Never takes more than a few connections a turn, and does not spin on a connection that cannot be
+//! accepted: peers that connect in a tight loop, or a full table of descriptors, cost the server
+//! some of each turn and not the turns of the others.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -7,14 +11,19 @@ use std::path::{Path, PathBuf};
 
 use kairo_link::control::{ControlSocket, Notice};
 use nix::errno::Errno;
+use nix::poll::PollFlags;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, getsockopt, listen,
     socket, sockopt,
 };
 use nix::unistd::{Uid, chown, geteuid};
 
+use crate::journal::note;
+
 /// Connections waiting in the kernel; more are refused there.
 const BACKLOG: i32 = 8;
+/// Connections taken a turn, those of users who may not connect included.
+const ACCEPTS_PER_TURN_MAX: usize = 8;
 
 /// Why the socket could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +41,8 @@ pub struct Listener {
     fd: OwnedFd,
     path: PathBuf,
     allowed: Vec<u32>,
+    /// The last accept failed, and would fail again at once.
+    failing: bool,
 }
 
 impl Listener {
@@ -80,30 +91,69 @@ impl Listener {
             fd,
             path: path.to_path_buf(),
             allowed: vec![0, own, agent_uid],
+            failing: false,
         })
     }
 
-    /// The next waiting connection of a user who may connect; others are told and closed.
-    pub(crate) fn accept(&self) -> Option<ControlSocket> {
-        loop {
-            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-            let raw = accept4(self.fd.as_raw_fd(), flags).ok()?;
-            // SAFETY: accept4 just made this descriptor, and nobody else knows it.
-            let fd = unsafe { OwnedFd::from_raw_fd(raw) };
-            let uid = getsockopt(&fd, sockopt::PeerCredentials).map(|peer| peer.uid());
-            let socket = ControlSocket::from_fd(fd);
-            match uid {
-                Ok(uid) if self.allowed.contains(&uid) => return Some(socket),
-                Ok(uid) => {
-                    let reason = format!(
-                        "user {uid} may not connect; start kairo-rt with \
-                                          --agent-uid {uid} if it shall"
-                    );
-                    let _ = socket.send(&Notice::Refused { reason }, &[]);
-                }
-                Err(_) => {}
-            }
+    /// What to wait for: connections, or nothing after an accept that failed. Its connection still
+    /// waits, and would end every wait at once; the next turn tries again all the same.
+    pub(crate) fn interest(&self) -> PollFlags {
+        if self.failing {
+            PollFlags::empty()
+        } else {
+            PollFlags::POLLIN
         }
+    }
+
+    /// Up to `most` waiting connections of users who may connect, and never more than a turn has;
+    /// others are told and closed.
+    pub(crate) fn accept(&mut self, most: usize) -> Vec<ControlSocket> {
+        let mut accepted = Vec::new();
+        for _ in 0..most.min(ACCEPTS_PER_TURN_MAX) {
+            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+            let raw = match accept4(self.fd.as_raw_fd(), flags) {
+                Ok(raw) => raw,
+                Err(Errno::EINTR | Errno::ECONNABORTED) => continue,
+                Err(Errno::EAGAIN) => {
+                    self.failing = false;
+                    break;
+                }
+                Err(errno) => {
+                    self.fails(errno);
+                    break;
+                }
+            };
+            self.failing = false;
+            // SAFETY: accept4 just made this descriptor, and nobody else knows it.
+            accepted.extend(self.checked(unsafe { OwnedFd::from_raw_fd(raw) }));
+        }
+        accepted
+    }
+
+    fn fails(&mut self, errno: Errno) {
+        // Said once, not every turn.
+        if !std::mem::replace(&mut self.failing, true) {
+            let path = self.path.display();
+            note(format_args!(
+                "{path}: cannot accept a connection: {errno}; trying again every turn"
+            ));
+        }
+    }
+
+    fn checked(&self, fd: OwnedFd) -> Option<ControlSocket> {
+        let uid = getsockopt(&fd, sockopt::PeerCredentials).map(|peer| peer.uid());
+        let socket = ControlSocket::from_fd(fd);
+        match uid {
+            Ok(uid) if self.allowed.contains(&uid) => return Some(socket),
+            Ok(uid) => {
+                let reason = format!(
+                    "user {uid} may not connect; start kairo-rt with --agent-uid {uid} if it shall"
+                );
+                let _ = socket.send(&Notice::Refused { reason }, &[]);
+            }
+            Err(_) => {}
+        }
+        None
     }
 }
 
@@ -116,5 +166,66 @@ impl AsFd for Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::poll::{PollFd, PollTimeout, poll};
+
+    use super::*;
+
+    fn has_work(listener: &Listener) -> bool {
+        let mut fds = [PollFd::new(listener.as_fd(), listener.interest())];
+        poll(&mut fds, PollTimeout::ZERO).unwrap() > 0
+    }
+
+    #[test]
+    fn a_turn_takes_a_few_connections_and_leaves_the_rest_to_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rt.sock");
+        let mut listener = Listener::bind(&path, geteuid().as_raw()).unwrap();
+        // One more than the backlog is what the kernel lets wait.
+        let peers = ACCEPTS_PER_TURN_MAX + 1;
+        let _peers: Vec<_> = (0..peers)
+            .map(|_| ControlSocket::connect(&path).unwrap())
+            .collect();
+        assert_eq!(listener.accept(usize::MAX).len(), ACCEPTS_PER_TURN_MAX);
+        assert!(listener.accept(0).is_empty());
+        assert_eq!(listener.accept(usize::MAX).len(), 1);
+    }
+
+    #[test]
+    fn users_who_may_not_connect_use_up_the_turn_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rt.sock");
+        let mut listener = Listener::bind(&path, geteuid().as_raw()).unwrap();
+        listener.allowed.clear();
+        let peers = ACCEPTS_PER_TURN_MAX + 1;
+        let _peers: Vec<_> = (0..peers)
+            .map(|_| ControlSocket::connect(&path).unwrap())
+            .collect();
+        assert!(listener.accept(usize::MAX).is_empty());
+        assert!(has_work(&listener), "one is left for the next turn");
+        assert!(listener.accept(usize::MAX).is_empty());
+        assert!(!has_work(&listener));
+    }
+
+    #[test]
+    fn an_accept_that_fails_waits_a_turn_and_is_tried_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rt.sock");
+        let mut listener = Listener::bind(&path, geteuid().as_raw()).unwrap();
+        let _peer = ControlSocket::connect(&path).unwrap();
+        assert!(has_work(&listener));
+        // A descriptor that nothing can be accepted on stands for a full table of descriptors.
+        let nothing = std::fs::File::open("/dev/null").unwrap();
+        let good = std::mem::replace(&mut listener.fd, nothing.into());
+        assert!(listener.accept(usize::MAX).is_empty());
+        listener.fd = good;
+        assert!(!has_work(&listener), "the wait would end at once, for ever");
+        assert_eq!(listener.accept(usize::MAX).len(), 1);
+        let _another = ControlSocket::connect(&path).unwrap();
+        assert!(has_work(&listener));
     }
 }

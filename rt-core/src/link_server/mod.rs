@@ -116,7 +116,7 @@ impl LinkServer {
     fn wait(&self) {
         let mut fds = vec![
             PollFd::new(self.bell.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.listener.as_fd(), self.listener.interest()),
         ];
         let sockets = self.pending.iter().map(|(socket, _)| socket);
         let sockets = sockets.chain(
@@ -133,7 +133,7 @@ impl LinkServer {
     }
 
     fn accept(&mut self) {
-        while let Some(socket) = self.listener.accept() {
+        for socket in self.listener.accept(usize::MAX) {
             if self.pending.len() < PENDING_MAX {
                 self.pending.push((socket, Instant::now()));
             }

@@ -7,6 +7,8 @@
     reason = "test support: a failed step is a failed test"
 )]
 
+mod orphan;
+
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -210,6 +212,8 @@ impl Robot {
             .envs(environment.iter().copied())
             .stderr(log)
             .stdout(Stdio::null());
+        // A robot does not leave its thread, because of its turn.
+        orphan::ends_with_its_parent(&mut process);
         self.daemon = Some(process.spawn().unwrap());
     }
 

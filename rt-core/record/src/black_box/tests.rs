@@ -107,6 +107,90 @@ fn a_black_box_whose_run_directory_is_gone_does_not_stay_for_ever() {
     assert!(!own.exists());
 }
 
+/// A run directory on a disk, and what stands for it in /dev/shm, removed in the end.
+struct OnDisk {
+    run_dir: tempfile::TempDir,
+    own: PathBuf,
+}
+
+impl OnDisk {
+    fn new() -> Self {
+        let run_dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a directory");
+        let own = directories(run_dir.path())[1].clone();
+        Self { run_dir, own }
+    }
+
+    fn make(&self) -> BlackBox {
+        make(self.run_dir.path(), &header(), &[2 * RECORD_WORDS_MAX])
+    }
+}
+
+impl Drop for OnDisk {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.own);
+        let _ = std::fs::remove_dir_all(&self.own);
+    }
+}
+
+#[test]
+fn a_directory_that_others_can_use_is_not_used() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = OnDisk::new();
+    std::fs::create_dir(&place.own).expect("made");
+    let open = std::fs::Permissions::from_mode(0o777);
+    std::fs::set_permissions(&place.own, open).expect("set");
+    let made = place.make();
+    assert!(
+        matches!(made.trouble, Some(MemoryError::NotPrivate { .. })),
+        "{:?}",
+        made.trouble
+    );
+    assert!(!made.memory.survives());
+    let inside = std::fs::read_dir(&place.own).expect("listed");
+    assert_eq!(inside.count(), 0);
+}
+
+#[test]
+fn no_link_is_followed_in_shared_memory() {
+    let place = OnDisk::new();
+    let elsewhere = run_dir();
+    std::os::unix::fs::symlink(elsewhere.path(), &place.own).expect("linked");
+    let made = place.make();
+    assert!(matches!(made.trouble, Some(MemoryError::NotPrivate { .. })));
+    let inside = std::fs::read_dir(elsewhere.path()).expect("listed");
+    assert_eq!(inside.count(), 0);
+    // Nor is the name of the run directory written through one.
+    std::fs::remove_file(&place.own).expect("removed");
+    let victim = elsewhere.path().join("victim");
+    std::fs::write(&victim, "mine").expect("written");
+    drop(place.make());
+    std::fs::remove_file(place.own.join(OWNER_NAME)).expect("removed");
+    std::os::unix::fs::symlink(&victim, place.own.join(OWNER_NAME)).expect("linked");
+    assert!(place.make().trouble.is_none());
+    assert_eq!(std::fs::read(&victim).expect("read"), b"mine");
+}
+
+#[test]
+fn a_black_box_in_use_is_left_alone() {
+    let directory = run_dir();
+    let first = make(directory.path(), &header(), &[2 * RECORD_WORDS_MAX]);
+    let second = make(directory.path(), &header(), &[2 * RECORD_WORDS_MAX]);
+    assert!(matches!(second.trouble, Some(MemoryError::InUse { .. })));
+    assert!(!second.memory.survives());
+    first.memory.words()[1000].store(7, Ordering::Relaxed);
+    let there = read_words(&directory.path().join(FILE_NAME)).expect("words");
+    assert_eq!(there[1000], 7, "the file is the first one's");
+}
+
+#[test]
+fn a_run_directory_has_one_black_box_however_it_is_written() {
+    let place = OnDisk::new();
+    let links = run_dir();
+    let link = links.path().join("link");
+    std::os::unix::fs::symlink(place.run_dir.path(), &link).expect("linked");
+    assert_eq!(directories(&link), directories(place.run_dir.path()));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         failure_persistence: None, cases: 64, ..Default::default()

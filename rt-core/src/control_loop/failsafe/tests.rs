@@ -1,0 +1,218 @@
+//! The guard with its device, without a loop: what a decision does to setpoints and to others.
+
+use super::*;
+use crate::device::tests::{PERIOD_NS, config};
+use crate::exchange::{Feedback, JointFeedback};
+use crate::safe_action::SafeAction;
+use kairo_failsafe::{CauseSet, Rule, Takeover};
+use kairo_link::abi::{MAX_JOINTS, Verdict};
+
+const START_RAD: [f64; 2] = [0.3, -0.3];
+const EPOCH: u64 = 7;
+const TEMPERATURE_MAX_C: f64 = 80.0;
+
+struct Robot {
+    guard: Guard,
+    device: Device,
+    tick: Tick,
+}
+
+impl Robot {
+    /// An arm that rests and may move, with a lease. It ramps when it is made safe.
+    fn leased(rules: Rules) -> Self {
+        let mut robot = Self {
+            guard: Guard::new(&FailsafeConfig {
+                rules,
+                temperature_max_c: TEMPERATURE_MAX_C,
+            }),
+            device: Device::new(&config(SafeAction::Ramp), PERIOD_NS),
+            tick: Tick {
+                number: 1,
+                time: MonoNs(1_000_000_000),
+            },
+        };
+        robot.device.decide(robot.tick.time, true);
+        robot.guard.begin(robot.tick.time, false);
+        robot.run(Flags::default());
+        robot.run(Flags::default());
+        robot.device.open_lease(EPOCH);
+        robot.guard.lease_opened();
+        robot
+    }
+
+    fn setpoints(&self) -> [f64; 2] {
+        [self.device.setpoint_rad(0), self.device.setpoint_rad(1)]
+    }
+
+    fn measure(&mut self) {
+        let position = match self.device.is_present() {
+            true => self.setpoints(),
+            false => START_RAD,
+        };
+        let mut feedback = Feedback {
+            generation: 1,
+            bus_up: 1,
+            ..Feedback::default()
+        };
+        for (joint, position_rad) in feedback.joints.iter_mut().zip(position) {
+            *joint = JointFeedback {
+                position_rad,
+                sampled_ns: self.tick.time.0,
+                ..JointFeedback::default()
+            };
+        }
+        assert_eq!(self.device.observe(self.tick.time, &feedback), None);
+    }
+
+    /// A tick, as the seat does it.
+    fn run(&mut self, flags: Flags) -> Decision {
+        self.tick.number += 1;
+        self.tick.time = self.tick.time.plus_ns(PERIOD_NS);
+        self.device.begin(self.tick);
+        self.measure();
+        let decision = self.guard.step(self.tick, flags, &self.device);
+        let now = self.tick.time;
+        match self.guard.tell(&decision) {
+            Some(Order::Restrain {
+                action,
+                cause,
+                refuses,
+                begins,
+            }) => self.device.restrain(now, action, cause, (refuses, begins)),
+            Some(Order::Release) => self.device.release(now),
+            None => {}
+        }
+        self.device.step();
+        decision
+    }
+
+    fn run_ticks(&mut self, ticks: usize, flags: Flags) {
+        for _ in 0..ticks {
+            self.run(flags);
+        }
+    }
+
+    fn command(&mut self, sequence: u64) -> u32 {
+        self.order(sequence, Mode::Position)
+    }
+
+    fn order(&mut self, sequence: u64, mode: Mode) -> u32 {
+        let mut target = [0.0; MAX_JOINTS];
+        target[..2].copy_from_slice(&[-0.9, 0.9]);
+        let command = Command {
+            lease_epoch: EPOCH,
+            sequence,
+            issued_ns: self.tick.time.0,
+            ttl_ns: 900_000_000,
+            mode: mode as u32,
+            joint_count: 2,
+            target,
+            velocity_scale: 1.0,
+            ..Command::default()
+        };
+        let reply = self.device.command(self.tick.time, self.tick, &command);
+        if reply.verdict == Verdict::Accepted as u32 {
+            self.guard.commanded(&command);
+        }
+        reply.verdict
+    }
+
+    fn end_lease(&mut self, cause: Cause) {
+        self.device.end_lease(self.tick.time, cause);
+        self.guard.ended(cause);
+    }
+}
+
+fn with(cause: failsafe::Cause) -> Flags {
+    Flags {
+        conditions: CauseSet::EMPTY.with(cause, true),
+        ..Flags::default()
+    }
+}
+
+#[test]
+fn a_cleared_estop_does_not_go_on_with_the_ramp_it_stopped() {
+    for cause in [Cause::Released, Cause::AgentPlaneGone] {
+        let mut robot = Robot::leased(Rules::default());
+        robot.end_lease(cause);
+        robot.run_ticks(10, Flags::default());
+        assert!(robot.device.is_moving(), "{cause:?}: it ramps");
+        robot.run_ticks(200, with(failsafe::Cause::Estop));
+        assert!(!robot.device.is_moving());
+        let held = robot.setpoints();
+        let reset = Flags {
+            reset: true,
+            ..Flags::default()
+        };
+        let decision = robot.run(reset);
+        assert!(decision.live.is_empty(), "{decision:?}");
+        robot.run_ticks(200, Flags::default());
+        assert_eq!(robot.setpoints(), held, "{cause:?}: a clear moves nothing");
+    }
+}
+
+#[test]
+fn a_ring_that_breaks_after_a_good_command_is_made_safe_all_the_same() {
+    let mut robot = Robot::leased(Rules::default());
+    robot.end_lease(Cause::Released);
+    robot.run(Flags::default());
+    robot.device.open_lease(EPOCH);
+    robot.run(Flags::default());
+    assert_eq!(robot.command(1), Verdict::Accepted as u32);
+    robot.end_lease(Cause::RingCorrupt);
+    let decision = robot.run(Flags::default());
+    assert!(decision.action.stops_motion() && !decision.takeover_granted);
+    assert!(decision.stopping.has(failsafe::Cause::LeaseLost));
+}
+
+#[test]
+fn a_reset_without_a_fault_ends_no_safe_action() {
+    let mut robot = Robot::leased(Rules::default());
+    robot.guard.ended(Cause::CommandExpired);
+    assert!(robot.run(Flags::default()).action.stops_motion());
+    assert_eq!(robot.order(1, Mode::Reset), Verdict::Accepted as u32);
+    assert!(robot.run(Flags::default()).action.stops_motion());
+    assert_eq!(robot.command(2), Verdict::Accepted as u32);
+    assert!(!robot.run(Flags::default()).action.stops_motion());
+}
+
+#[test]
+fn a_cause_anybody_may_take_over_from_still_stops_the_command_before_it() {
+    let mut rules = Rules::default();
+    let low = failsafe::Cause::LowBattery;
+    let rule = Rule {
+        takeover: Takeover::Always,
+        ..*rules.of(low)
+    };
+    rules.set(low, rule).unwrap();
+    let mut robot = Robot::leased(rules);
+    assert_eq!(robot.command(1), Verdict::Accepted as u32);
+    robot.run_ticks(5, Flags::default());
+    assert!(robot.device.is_following());
+    assert_eq!(robot.run(with(low)).action, Action::Hold);
+    assert!(!robot.device.is_following(), "the command goes on");
+    assert_eq!(robot.command(2), Verdict::Accepted as u32);
+    assert_eq!(robot.run(with(low)).action, Action::Warn);
+    assert!(robot.device.is_following(), "the next one is a takeover");
+}
+
+#[test]
+fn a_device_that_stops_for_another_and_only_warns_itself_is_not_in_trouble() {
+    let (low, linked) = (failsafe::Cause::LowBattery, failsafe::Cause::DeviceLink);
+    let mut rules = Rules::default();
+    for (cause, action) in [(low, Action::Warn), (linked, Action::Hold)] {
+        let rule = Rule {
+            action,
+            hold_first_ms: 0,
+            ..*rules.of(cause)
+        };
+        rules.set(cause, rule).unwrap();
+    }
+    let mut robot = Robot::leased(rules);
+    let mut flags = with(low);
+    flags.conditions = flags.conditions.with(linked, true);
+    assert_eq!(robot.run(flags).action, Action::Hold);
+    assert!(!robot.guard.is_in_trouble());
+    robot.run(with(failsafe::Cause::OperatorRequest));
+    assert!(robot.guard.is_in_trouble());
+}
