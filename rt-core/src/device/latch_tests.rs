@@ -295,7 +295,9 @@ fn an_arm_that_ramps_is_held_when_its_bus_comes_back() {
         };
         bench.device.observe(bench.tick.time, &gone);
         let now = bench.tick.time;
-        bench.device.restrain(now, action, Cause::BusLost, true);
+        bench
+            .device
+            .restrain(now, action, Cause::BusLost, (true, false));
         bench.generation += 1;
         bench.settle_at([0.3, -0.3]);
         assert_eq!(bench.device.goals().torque, Goals::ON, "{action:?}");
@@ -314,7 +316,9 @@ fn no_later_cause_ramps_a_jammed_arm() {
         let held = bench.setpoints();
         for _ in 0..50 {
             let now = bench.tick.time;
-            bench.device.restrain(now, action, Cause::Failsafe, true);
+            bench
+                .device
+                .restrain(now, action, Cause::Failsafe, (true, false));
             run_jammed(&mut bench, 1);
         }
         assert_eq!(bench.setpoints(), held, "{action:?}");
