@@ -188,7 +188,7 @@ fn assemble_bus(
         plan: plan(&config.name, config.priority, config.core),
         timing: Timing {
             period_ns,
-            phase_ns: 0,
+            phase_ns: robot.bus_phase_us(index) * 1000,
             overrun: OverrunPolicy::Skip,
         },
         // Most of a cycle is waiting for the wire, which may take the whole period.

@@ -86,9 +86,21 @@ impl RobotConfig {
     pub fn bus_period_us(&self, bus: usize) -> u64 {
         /// A bus without devices has nothing to do; it idles at 100 Hz.
         const IDLE_US: u64 = 10_000;
+        self.fastest_loop(bus)
+            .map_or(IDLE_US, |fastest| fastest.period_us)
+    }
+
+    /// The phase of a bus's thread, µs: that of the fastest loop it serves. Both are due at the
+    /// same time, the loop goes first by its priority, and its goals are on the wire at once
+    /// instead of a period later.
+    pub fn bus_phase_us(&self, bus: usize) -> u64 {
+        self.fastest_loop(bus).map_or(0, |fastest| fastest.phase_us)
+    }
+
+    fn fastest_loop(&self, bus: usize) -> Option<&LoopConfig> {
         let served = self.devices.iter().filter(|device| device.bus == bus);
-        let periods = served.map(|device| self.loops[device.control_loop].period_us);
-        periods.min().unwrap_or(IDLE_US)
+        let loops = served.map(|device| &self.loops[device.control_loop]);
+        loops.min_by_key(|control_loop| control_loop.period_us)
     }
 }
 

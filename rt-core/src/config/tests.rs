@@ -54,6 +54,13 @@ fn the_so101_file_is_valid() {
 }
 
 #[test]
+fn a_bus_is_due_with_the_fastest_loop_it_serves() {
+    let shifted = SO101.replacen("period_us = 4000", "period_us = 4000\nphase_us = 700", 1);
+    let robot = check(&shifted).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((robot.bus_period_us(0), robot.bus_phase_us(0)), (4000, 700));
+}
+
+#[test]
 fn an_unknown_key_is_refused_with_its_place_and_the_nearest_key() {
     let line = line_of("period_us = 4000");
     let problems = problems_after("period_us = 4000", "perid_us = 4000");
