@@ -166,6 +166,7 @@ fn ramps_to_the_declared_pose_at_the_declared_speed_and_holds() {
     let state = bench.device.state(bench.tick);
     assert!(state.phase_since_ns - expires < PERIOD_NS);
     assert_eq!(state.phase_since_tick, bench.tick.number);
+    bench.demand_safe_action(Cause::CommandExpired);
     bench.run_ticks(80);
     let mut before = bench.setpoints();
     while bench.device.is_moving() {
@@ -188,8 +189,8 @@ fn what_inhibits_outranks_commands_and_its_action_is_taken_once() {
     bench.run_ticks(20);
     for _ in 0..100 {
         let now = bench.tick.time;
-        let action = Some(SafeAction::TorqueOff);
-        bench.device.inhibit(now, Cause::EmergencyStop, action);
+        let (action, cause) = (Action::TorqueOff, Cause::EmergencyStop);
+        bench.device.restrain(now, action, cause, (true, false));
         bench.run_tick();
     }
     assert_eq!(bench.standing(), (Phase::Safe, Cause::EmergencyStop));
@@ -199,7 +200,7 @@ fn what_inhibits_outranks_commands_and_its_action_is_taken_once() {
         "never let go: it began again every tick"
     );
     assert_eq!(bench.send(2, [0.0, 0.0]), Verdict::Inhibited);
-    bench.device.allow();
+    bench.device.release(bench.tick.time);
     bench.run_tick();
     assert_eq!(
         bench.device.goals().torque,
@@ -241,13 +242,13 @@ fn what_inhibits_can_become_more_drastic_and_no_end_of_a_lease_makes_it_milder()
     bench.send(1, [-0.9, 0.9]);
     bench.run_ticks(20);
     let now = bench.tick.time;
-    let hold = Some(SafeAction::Hold);
-    bench.device.inhibit(now, Cause::EmergencyStop, hold);
+    let cause = Cause::EmergencyStop;
+    let stays = (true, false);
+    bench.device.restrain(now, Action::Hold, cause, stays);
     bench.run_ticks(80);
     assert_eq!(bench.device.goals().torque, 1);
     let now = bench.tick.time;
-    let let_go = Some(SafeAction::TorqueOff);
-    bench.device.inhibit(now, Cause::EmergencyStop, let_go);
+    bench.device.restrain(now, Action::TorqueOff, cause, stays);
     bench.device.end_lease(now, Cause::Released);
     assert_eq!(bench.standing(), (Phase::Safe, Cause::EmergencyStop));
     bench.run_ticks(2);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::device::tests::{PERIOD_NS, config};
-use crate::exchange::{Feedback, JointFeedback};
+use crate::exchange::{Feedback, Goals, JointFeedback};
 use crate::safe_action::SafeAction;
 use kairo_failsafe::{CauseSet, Rule, Takeover};
 use kairo_link::abi::{MAX_JOINTS, Verdict};
@@ -20,12 +20,17 @@ struct Robot {
 impl Robot {
     /// An arm that rests and may move, with a lease. It ramps when it is made safe.
     fn leased(rules: Rules) -> Self {
+        Self::declared(SafeAction::Ramp, rules)
+    }
+
+    /// An arm with a lease that declares this safe action.
+    fn declared(safe_action: SafeAction, rules: Rules) -> Self {
         let mut robot = Self {
             guard: Guard::new(&FailsafeConfig {
                 rules,
                 temperature_max_c: TEMPERATURE_MAX_C,
             }),
-            device: Device::new(&config(SafeAction::Ramp), PERIOD_NS),
+            device: Device::new(&config(safe_action), PERIOD_NS),
             tick: Tick {
                 number: 1,
                 time: MonoNs(1_000_000_000),
@@ -66,6 +71,11 @@ impl Robot {
 
     /// A tick, as the seat does it.
     fn run(&mut self, flags: Flags) -> Decision {
+        self.run_with(flags, |_| {})
+    }
+
+    /// A tick in which something happens after the decision.
+    fn run_with(&mut self, flags: Flags, happens: impl FnOnce(&mut Self)) -> Decision {
         self.tick.number += 1;
         self.tick.time = self.tick.time.plus_ns(PERIOD_NS);
         self.device.begin(self.tick);
@@ -82,8 +92,13 @@ impl Robot {
             Some(Order::Release) => self.device.release(now),
             None => {}
         }
+        happens(self);
         self.device.step();
         decision
+    }
+
+    fn is_held(&self) -> bool {
+        self.device.goals().torque == Goals::ON
     }
 
     fn run_ticks(&mut self, ticks: usize, flags: Flags) {
@@ -215,4 +230,100 @@ fn a_device_that_stops_for_another_and_only_warns_itself_is_not_in_trouble() {
     assert!(!robot.guard.is_in_trouble());
     robot.run(with(failsafe::Cause::OperatorRequest));
     assert!(robot.guard.is_in_trouble());
+}
+
+/// What can end a command in force after the tick's decision, and the cause it is known by.
+fn ends_late() -> Vec<(failsafe::Cause, fn(&mut Robot))> {
+    vec![
+        (failsafe::Cause::CommandExpired, |robot| {
+            let over = robot.tick.time.plus_ns(1_000_000_000);
+            let tick = Tick {
+                time: over,
+                ..robot.tick
+            };
+            assert!(robot.device.expire(tick).is_some());
+            robot.guard.ended(Cause::CommandExpired);
+        }),
+        (failsafe::Cause::LeaseLost, |robot| {
+            robot.end_lease(Cause::RingCorrupt);
+        }),
+        (failsafe::Cause::PluginFault, |robot| {
+            robot.end_lease(Cause::BlockFault);
+            robot
+                .device
+                .take_safe_action(robot.tick.time, Cause::BlockFault);
+        }),
+    ]
+}
+
+/// An arm that lets go when nobody commands it, at rest under torque with a command in force.
+fn following_and_letting_go(rules: Rules) -> Robot {
+    let mut robot = Robot::declared(SafeAction::TorqueOff, rules);
+    assert_eq!(robot.order(1, Mode::Stop), Verdict::Accepted as u32);
+    robot.run(Flags::default());
+    assert!(robot.is_held() && !robot.device.is_moving());
+    robot
+}
+
+/// What the loop flags in the ticks after an end of this cause.
+fn flags_after(cause: failsafe::Cause) -> Flags {
+    match cause {
+        failsafe::Cause::PluginFault => with(cause),
+        _ => Flags::default(),
+    }
+}
+
+#[test]
+fn an_end_after_the_decision_holds_until_the_machine_has_its_say() {
+    for (cause, end) in ends_late() {
+        let mut robot = following_and_letting_go(Rules::default());
+        robot.run_with(Flags::default(), end);
+        assert!(
+            robot.is_held(),
+            "{cause}: dropped before the machine was asked"
+        );
+        assert_eq!(robot.device.phase(), Phase::Safe, "{cause}: safe at once");
+        let decision = robot.run(flags_after(cause));
+        assert_eq!(decision.action, Action::SafeAction, "{cause}");
+        assert!(!robot.is_held(), "{cause}: lets go as declared");
+    }
+}
+
+#[test]
+fn an_end_after_the_decision_keeps_the_hold_that_comes_first() {
+    for (cause, end) in ends_late() {
+        let mut rules = Rules::default();
+        let rule = Rule {
+            hold_first_ms: 2_000,
+            ..*rules.of(cause)
+        };
+        rules.set(cause, rule).unwrap();
+        let mut robot = following_and_letting_go(rules);
+        robot.run_with(Flags::default(), end);
+        // The cause is live from the next tick on.
+        for ticks in 0..2_000 * 1_000_000 / PERIOD_NS {
+            robot.run(flags_after(cause));
+            assert!(robot.is_held(), "{cause}: dropped after {ticks} ticks");
+        }
+        robot.run(flags_after(cause));
+        assert!(!robot.is_held(), "{cause}: its delay is over");
+    }
+}
+
+#[test]
+fn an_end_after_the_decision_is_held_for_good_under_a_milder_rule() {
+    for action in [Action::None, Action::Warn, Action::Hold] {
+        for (cause, end) in ends_late() {
+            let mut rules = Rules::default();
+            let rule = Rule {
+                action,
+                ..*rules.of(cause)
+            };
+            rules.set(cause, rule).unwrap();
+            let mut robot = following_and_letting_go(rules);
+            robot.run_with(Flags::default(), end);
+            robot.run_ticks(200, flags_after(cause));
+            assert!(robot.is_held(), "{cause} {action}: dropped all the same");
+        }
+    }
 }
