@@ -232,9 +232,12 @@ fn a_device_that_stops_for_another_and_only_warns_itself_is_not_in_trouble() {
     assert!(robot.guard.is_in_trouble());
 }
 
-/// What can end a command in force after the tick's decision, and the cause it is known by.
-fn ends_late() -> Vec<(failsafe::Cause, fn(&mut Robot))> {
-    vec![
+/// Something that ends the command in force.
+type End = fn(&mut Robot);
+
+/// What can end a command after the tick's decision, with the cause it is known by.
+fn ends_late() -> [(failsafe::Cause, End); 3] {
+    [
         (failsafe::Cause::CommandExpired, |robot| {
             let over = robot.tick.time.plus_ns(1_000_000_000);
             let tick = Tick {
