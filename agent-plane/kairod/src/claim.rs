@@ -176,6 +176,8 @@ mod tests {
         let replies = Segment::in_heap(Kind::Ring, words, REPLY_SLOTS, 1);
         let peer = Peer {
             connection: 1,
+            class: crate::permission::Class::Operator,
+            name: None,
             uid: 0,
             gid: 0,
             pid: 1,

@@ -12,14 +12,15 @@ use std::task::Poll;
 use std::time::Duration;
 
 use kairo_wire::message::Message;
-use kairo_wire::{Decoder, ErrorCode, ErrorInfo, Frame, FrameKind, Limits, Request, scan};
+use kairo_wire::{Decoder, ErrorCode, ErrorInfo, Frame, FrameKind, Id, Limits, Request, scan};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::daemon::Daemon;
+use crate::denial::Quota;
 use crate::identity::Identity;
 use crate::outgoing::Outgoing;
 use crate::router::refusal;
@@ -41,12 +42,16 @@ pub struct Connection {
     pub identity: Identity,
     /// What waits to be written.
     pub outgoing: Outgoing,
+    /// Denials that may still make events.
+    pub denials: Quota,
     /// Its subscriptions by name.
     pub subscriptions: RefCell<BTreeMap<String, Rc<Subscription>>>,
     /// Subscriptions ever made, for their names.
     pub next_subscription: Cell<u64>,
     tasks: RefCell<JoinSet<()>>,
     in_flight: Cell<usize>,
+    /// Requests under way that have an id.
+    running: RefCell<BTreeMap<Id, AbortHandle>>,
 }
 
 /// Why a connection ended.
@@ -64,16 +69,36 @@ impl Connection {
             number,
             identity,
             outgoing: Outgoing::default(),
+            denials: Quota::default(),
             subscriptions: RefCell::default(),
             next_subscription: Cell::new(1),
             tasks: RefCell::default(),
             in_flight: Cell::new(0),
+            running: RefCell::default(),
         }
     }
 
     /// Requests under way.
     pub fn in_flight(&self) -> usize {
         self.in_flight.get()
+    }
+
+    /// Stops a request that is under way; its answer is `E_CANCELED`. False if there is none.
+    pub fn cancel(&self, id: &Id) -> bool {
+        let Some(running) = self.running.borrow_mut().remove(id) else {
+            return false;
+        };
+        running.abort();
+        self.ended(canceled(id));
+        true
+    }
+
+    /// A request that was under way ended with this frame.
+    fn ended(&self, frame: Vec<u8>) {
+        self.in_flight.set(self.in_flight.get() - 1);
+        self.outgoing.push(frame);
+        // Also when there was nothing to write: somebody may wait for the place.
+        self.outgoing.freed.notify_waiters();
     }
 
     /// Runs `task` until it ends or the connection does.
@@ -87,7 +112,7 @@ impl Connection {
 
 /// Serves a connection to its end.
 pub async fn serve(daemon: Rc<Daemon>, stream: UnixStream) {
-    let Ok(identity) = Identity::of(&stream) else {
+    let Ok(identity) = Identity::of(&stream, daemon.permissions.borrow().policy()) else {
         return; // Whoever the kernel cannot name is not served.
     };
     let number = daemon.next_connection();
@@ -208,6 +233,15 @@ async fn take(daemon: &Rc<Daemon>, connection: &Rc<Connection>, frame: &Frame) -
 
 /// Starts a request; what cannot finish at once goes on beside the reader.
 async fn start(daemon: &Rc<Daemon>, connection: &Rc<Connection>, request: Request) {
+    let id = request.id.clone();
+    if let Some(id) = &id
+        && connection.running.borrow().contains_key(id)
+    {
+        let text = format!("a request with the id {id} is under way; give each its own");
+        let error = ErrorInfo::new(ErrorCode::InvalidRequest, text).reason("duplicate_id");
+        connection.outgoing.push(refusal(Some(id.clone()), error));
+        return;
+    }
     let mut work = Box::pin(daemon.router.take(daemon, connection, request));
     let now = std::future::poll_fn(|context| Poll::Ready(work.as_mut().poll(context)));
     match now.await {
@@ -215,13 +249,24 @@ async fn start(daemon: &Rc<Daemon>, connection: &Rc<Connection>, request: Reques
         Poll::Pending => {
             connection.in_flight.set(connection.in_flight.get() + 1);
             let caller = Rc::clone(connection);
-            connection.spawn(async move {
+            let ended = id.clone();
+            let running = connection.spawn(async move {
                 let frame = work.await;
-                caller.in_flight.set(caller.in_flight.get() - 1);
-                caller.outgoing.push(frame);
-                // Also when there was nothing to write: somebody may wait for the place.
-                caller.outgoing.freed.notify_waiters();
+                if let Some(id) = &ended {
+                    caller.running.borrow_mut().remove(id);
+                }
+                caller.ended(frame);
             });
+            if let Some(id) = id {
+                connection.running.borrow_mut().insert(id, running);
+            }
         }
     }
+}
+
+/// The answer to a request that was cancelled.
+fn canceled(id: &Id) -> Vec<u8> {
+    let text = "canceled by the caller; what it had done so far stays done";
+    let error = ErrorInfo::new(ErrorCode::Canceled, text).reason("canceled");
+    refusal(Some(id.clone()), error)
 }

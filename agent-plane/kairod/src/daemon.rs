@@ -2,13 +2,23 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
+use kairo_wire::{ErrorCode, ErrorInfo};
+
 use crate::connection::Connection;
+use crate::denial;
 use crate::events::EventBus;
+use crate::grant_file::GrantFile;
+use crate::idempotency::Keys;
+use crate::permission::grant::Now;
+use crate::permission::policy::Policy;
+use crate::permission::{Class, Decision, DeviceLimits, Right, Table};
 use crate::plane::{Plane, SharedPlane};
-use crate::router::Router;
+use crate::router::{Method, Permission, Router};
+use crate::topics;
 
 /// Everything that more than one connection touches.
 #[derive(Debug)]
@@ -21,6 +31,12 @@ pub struct Daemon {
     pub plane: SharedPlane,
     /// The methods.
     pub router: Router,
+    /// Who may do what.
+    pub permissions: RefCell<Table>,
+    /// Where grants are kept; none without a state directory.
+    grant_file: Option<GrantFile>,
+    /// Requests that may be repeated.
+    pub idempotency: Rc<Keys>,
     /// Open connections by number.
     pub connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     /// Connections refused because there were too many.
@@ -30,13 +46,24 @@ pub struct Daemon {
 
 impl Daemon {
     /// A daemon that nobody is connected to.
-    pub fn new() -> Self {
+    pub fn new(policy: Policy, state_dir: Option<&Path>) -> Self {
         let bus = Rc::new(EventBus::new());
+        let mut table = Table::new(policy);
+        let grant_file = state_dir.map(GrantFile::in_directory);
+        match grant_file.as_ref().map(GrantFile::load) {
+            Some(Ok(grants)) => table.restore(grants),
+            // No grant is the closed state; the operator sees it in permission.list.
+            Some(Err(trouble)) => eprintln!("kairod: no grants: {trouble}"),
+            None => {}
+        }
         Self {
+            grant_file,
             started: Instant::now(),
             plane: Rc::new(RefCell::new(Plane::new(Rc::clone(&bus)))),
             bus,
             router: Router::new(crate::methods::all()),
+            permissions: RefCell::new(table),
+            idempotency: Rc::default(),
             connections: RefCell::default(),
             refused_connections: Cell::new(0),
             next_connection: Cell::new(1),
@@ -48,5 +75,106 @@ impl Daemon {
         let number = self.next_connection.get();
         self.next_connection.set(number + 1);
         number
+    }
+
+    /// Whether the peer of `connection` may do `right` to `target`. Nothing is told to anybody.
+    pub fn may(&self, connection: &Connection, right: Right, target: &str) -> bool {
+        self.decide(connection, right, target, &[]).allowed
+    }
+
+    /// How far the peer of `connection` may do `right` to `target`.
+    ///
+    /// # Errors
+    /// It may not. The operator is told by an event.
+    pub fn require(
+        &self,
+        connection: &Connection,
+        right: Right,
+        target: &str,
+    ) -> Result<DeviceLimits, ErrorInfo> {
+        let decision = self.decide(connection, right, target, &[]);
+        if decision.allowed {
+            return Ok(decision.limits);
+        }
+        Err(self.denied(connection, right, target, &decision))
+    }
+
+    /// Lets the peer of `connection` call `method`, or says why not.
+    ///
+    /// # Errors
+    /// No rule allows it, or the peer's process has ended.
+    pub fn require_method(
+        &self,
+        connection: &Connection,
+        method: &Method,
+    ) -> Result<(), ErrorInfo> {
+        if method.permission != Permission::Observe && !connection.identity.is_alive() {
+            let text = "the process that made this connection has ended; connect anew";
+            let error = ErrorInfo::new(ErrorCode::PermissionDenied, text);
+            return Err(error.reason("process_ended"));
+        }
+        let classes = method.permission.classes();
+        let decision = self.decide(connection, Right::MethodCall, method.name, classes);
+        if decision.allowed {
+            return Ok(());
+        }
+        Err(self.denied(connection, Right::MethodCall, method.name, &decision))
+    }
+
+    /// Writes the grants down.
+    ///
+    /// # Errors
+    /// There is no state directory, or it cannot be written.
+    pub fn keep_grants(&self) -> Result<(), ErrorInfo> {
+        let Some(file) = &self.grant_file else {
+            let text = "kairod has no state directory, so a grant would not survive a restart; \
+                        see `kairo status`";
+            let error = ErrorInfo::new(ErrorCode::Unavailable, text);
+            return Err(error.reason("no_store"));
+        };
+        file.keep(self.permissions.borrow().grants())
+            .map_err(|error| {
+                let text = format!("the grants cannot be written down: {error}");
+                let error = ErrorInfo::new(ErrorCode::Unavailable, text);
+                error.reason("no_store").retry(Some(1000))
+            })
+    }
+
+    /// A right was taken away: what rests on it ends.
+    pub fn rights_changed(&self) {
+        let connections = self.connections.borrow();
+        let may = |number: u64, device: &str| {
+            let holder = connections.get(&number);
+            holder.is_none_or(|holder| self.may(holder, Right::DeviceClaim, device))
+        };
+        self.plane.borrow_mut().reconsider(may);
+    }
+
+    fn decide(
+        &self,
+        connection: &Connection,
+        right: Right,
+        target: &str,
+        builtin: &[Class],
+    ) -> Decision {
+        let subject = connection.identity.subject();
+        let table = self.permissions.borrow();
+        table.decide(&subject, right, target, builtin, Now::read())
+    }
+
+    fn denied(
+        &self,
+        connection: &Connection,
+        right: Right,
+        target: &str,
+        decision: &Decision,
+    ) -> ErrorInfo {
+        let subject = connection.identity.subject();
+        if let Some(untold) = connection.denials.take(tokio::time::Instant::now()) {
+            let number = connection.number;
+            let data = denial::event(number, &subject, right, target, decision, untold);
+            self.bus.publish(topics::PERMISSION_DENIED, data, None);
+        }
+        denial::refusal(&subject, right, target, decision)
     }
 }

@@ -400,6 +400,17 @@ impl Plane {
         }
     }
 
+    /// A permission was taken away: ends the claims whose holder `may` no longer have them.
+    pub fn reconsider(&mut self, may: impl Fn(u64, &str) -> bool) {
+        for index in 0..self.devices.len() {
+            if let Standing::Held(claim) = &self.devices[index].standing
+                && !may(claim.holder.connection, self.devices[index].id())
+            {
+                self.close(index, "revoked", false, None);
+            }
+        }
+    }
+
     /// kairo-rt ended a lease.
     pub fn lease_closed(&mut self, epoch: u64, cause: &str) {
         let held = self.devices.iter().position(

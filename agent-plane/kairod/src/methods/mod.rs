@@ -4,6 +4,7 @@
 mod device;
 mod event;
 mod kernel;
+mod permission;
 mod rt;
 mod system;
 
@@ -17,6 +18,7 @@ pub fn all() -> Vec<Method> {
         device::methods(),
         rt::methods(),
         event::methods(),
+        permission::methods(),
     ];
     namespaces.into_iter().flatten().collect()
 }
