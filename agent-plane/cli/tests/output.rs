@@ -675,7 +675,10 @@ fn a_program_runs_over_a_connection_that_was_confined_first() {
 
     let refused = Kernel::start(vec![(
         "kernel.confine",
-        Answer::Refusal(ErrorInfo::new(ErrorCode::PermissionDenied, "that would be more")),
+        Answer::Refusal(ErrorInfo::new(
+            ErrorCode::PermissionDenied,
+            "that would be more",
+        )),
     )]);
     let output = refused.kairo(&["run", "--", "/bin/echo", "started"]);
     assert_eq!(output.status.code(), Some(3));
@@ -688,7 +691,14 @@ fn permission_check_says_which_rule_and_its_exit_status_is_the_answer() {
         let checked = json!({"allowed": allowed, "rule": "grant:3", "limits": {"ttl_max_ms": 400}});
         Kernel::start(vec![("permission.check", Answer::Result(checked))])
     };
-    let arguments = ["permission", "check", "device.write", "arm", "--class", "agent"];
+    let arguments = [
+        "permission",
+        "check",
+        "device.write",
+        "arm",
+        "--class",
+        "agent",
+    ];
     let output = answer(true).kairo(&arguments);
     assert!(output.status.success());
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -12,7 +12,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use kairo_wire::message::Message;
-use kairo_wire::{Decoder, ErrorCode, ErrorInfo, Frame, FrameKind, Id, Limits, Request, scan};
+use kairo_wire::{
+    Decoder, ErrorCode, ErrorInfo, Frame, FrameKind, Id, Limits, Request, Response, scan,
+};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
@@ -132,6 +134,7 @@ pub async fn serve(daemon: Rc<Daemon>, stream: UnixStream) {
     connection.tasks.borrow_mut().abort_all();
     connection.subscriptions.borrow_mut().clear();
     daemon.plane.borrow_mut().holder_gone(number);
+    daemon.service_gone(&connection, "process_gone");
     if end == End::Done {
         connection.outgoing.close();
         // A peer that does not read its last response does without.
@@ -201,8 +204,16 @@ async fn take(daemon: &Rc<Daemon>, connection: &Rc<Connection>, frame: &Frame) -
         connection.outgoing.push(refusal(id, error));
         known
     };
+    if frame.kind == FrameKind::Response
+        && let Some(service) = daemon.services.served_by(connection.number)
+    {
+        // A service that does not speak the protocol is not worth keeping.
+        let response = Response::decode(&frame.payload, &Limits::default()).map_err(drop)?;
+        service.answered(response);
+        return Ok(());
+    }
     if frame.kind != FrameKind::Request {
-        refuse("a client sends request frames only".into());
+        refuse("a client sends request frames only, and responses where it serves".into());
         return Err(());
     }
     let request = match Request::decode(&frame.payload, &Limits::default()) {

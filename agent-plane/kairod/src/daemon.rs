@@ -6,18 +6,19 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
-use kairo_wire::{ErrorCode, ErrorInfo};
+use kairo_wire::{ErrorCode, ErrorInfo, Value};
 
 use crate::connection::Connection;
 use crate::denial;
-use crate::events::EventBus;
+use crate::events::{EventBus, map};
 use crate::grant_file::GrantFile;
 use crate::idempotency::Keys;
 use crate::permission::grant::Now;
 use crate::permission::policy::Policy;
 use crate::permission::{Class, Decision, DeviceLimits, Right, Table};
 use crate::plane::{Plane, SharedPlane};
-use crate::router::{Method, Permission, Router};
+use crate::router::{Permission, Router};
+use crate::services::Services;
 use crate::topics;
 
 /// Everything that more than one connection touches.
@@ -37,6 +38,8 @@ pub struct Daemon {
     grant_file: Option<GrantFile>,
     /// Requests that may be repeated.
     pub idempotency: Rc<Keys>,
+    /// Methods that other processes serve.
+    pub services: Services,
     /// Open connections by number.
     pub connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     /// Connections refused because there were too many.
@@ -64,6 +67,7 @@ impl Daemon {
             router: Router::new(crate::methods::all()),
             permissions: RefCell::new(table),
             idempotency: Rc::default(),
+            services: Services::default(),
             connections: RefCell::default(),
             refused_connections: Cell::new(0),
             next_connection: Cell::new(1),
@@ -99,26 +103,38 @@ impl Daemon {
         Err(self.denied(connection, right, target, &decision))
     }
 
-    /// Lets the peer of `connection` call `method`, or says why not.
+    /// `connection` serves nothing any more. Gives the namespace that it served.
+    pub fn service_gone(&self, connection: &Connection, cause: &str) -> Option<String> {
+        let namespace = self.services.remove(connection.number)?;
+        let data = map([
+            ("namespace", Value::from(namespace.as_str())),
+            ("cause", Value::from(cause)),
+        ]);
+        self.bus.publish(topics::SERVICE_REMOVED, data, None);
+        Some(namespace)
+    }
+
+    /// Lets the peer of `connection` call the method `name`, or says why not.
     ///
     /// # Errors
     /// No rule allows it, or the peer's process has ended.
     pub fn require_method(
         &self,
         connection: &Connection,
-        method: &Method,
+        name: &str,
+        permission: Permission,
     ) -> Result<(), ErrorInfo> {
-        if method.permission != Permission::Observe && !connection.identity.is_alive() {
+        if permission != Permission::Observe && !connection.identity.is_alive() {
             let text = "the process that made this connection has ended; connect anew";
             let error = ErrorInfo::new(ErrorCode::PermissionDenied, text);
             return Err(error.reason("process_ended"));
         }
-        let classes = method.permission.classes();
-        let decision = self.decide(connection, Right::MethodCall, method.name, classes);
+        let classes = permission.classes();
+        let decision = self.decide(connection, Right::MethodCall, name, classes);
         if decision.allowed {
             return Ok(());
         }
-        Err(self.denied(connection, Right::MethodCall, method.name, &decision))
+        Err(self.denied(connection, Right::MethodCall, name, &decision))
     }
 
     /// Writes the grants down.

@@ -28,6 +28,7 @@ mod readiness;
 mod refusal;
 mod router;
 mod server;
+mod services;
 mod subscription;
 mod topics;
 mod views;

@@ -21,6 +21,7 @@ use crate::connection::Connection;
 use crate::daemon::Daemon;
 use crate::idempotency::{self, Begin};
 use crate::permission::{Class, DeviceLimits, Right};
+use crate::services::{Served, Service};
 
 /// Longest that any request may take, whatever deadline its caller allows.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -29,13 +30,15 @@ const LONGEST: Duration = Duration::from_secs(60);
 const MAX_META_BYTES: usize = 256;
 
 /// Which classes may call a method where no policy says otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Permission {
     /// Sees, changes nothing but its own connection.
     Observe,
     /// Causes effects. What it may cause them on is a right of its own.
     Actuate,
+    /// Offers methods to others.
+    Serve,
     /// Sees or changes what belongs to others.
     Admin,
 }
@@ -46,6 +49,7 @@ impl Permission {
         match self {
             Self::Observe => &Class::ALL,
             Self::Actuate => &[Class::Operator, Class::Agent, Class::Skill],
+            Self::Serve => &[Class::Operator, Class::Driver, Class::Service],
             Self::Admin => &[Class::Operator],
         }
     }
@@ -215,40 +219,38 @@ impl Method {
         self.stability = Stability::Stable;
         self
     }
+}
 
-    /// Refuses parameters that the schema does not name, with the nearest name it does.
-    fn check_keys(&self, params: &Value) -> Result<(), ErrorInfo> {
-        let name = self.name;
-        let refuse =
-            |text: String| ErrorInfo::new(ErrorCode::InvalidParams, text).with("method", name);
-        let Value::Map(entries) = params else {
-            return Err(refuse(format!("params of {name} must be a map")));
+/// Refuses parameters that the schema of `name` does not name, with the nearest name it does.
+fn check_keys(name: &str, schema: &serde_json::Value, params: &Value) -> Result<(), ErrorInfo> {
+    let refuse = |text: String| ErrorInfo::new(ErrorCode::InvalidParams, text).with("method", name);
+    let Value::Map(entries) = params else {
+        return Err(refuse(format!("params of {name} must be a map")));
+    };
+    let known = schema["properties"].as_object();
+    for (key, _) in entries {
+        let Some(key) = key.as_str() else {
+            return Err(refuse(format!("{name}: parameter name {key} is no text")));
         };
-        let known = self.params["properties"].as_object();
-        for (key, _) in entries {
-            let Some(key) = key.as_str() else {
-                return Err(refuse(format!("{name}: parameter name {key} is no text")));
-            };
-            if known.is_some_and(|known| known.contains_key(key)) {
-                continue;
-            }
-            let near = known
-                .into_iter()
-                .flat_map(|known| known.keys())
-                .map(|candidate| (strsim::damerau_levenshtein(candidate, key), candidate))
-                .filter(|(distance, _)| *distance <= 2)
-                .min();
-            let hint = match near {
-                Some((_, near)) => format!("did you mean `{near}`?"),
-                None => "see kernel.introspect for its parameters".into(),
-            };
-            let shown: String = key.chars().take(64).collect();
-            return Err(refuse(format!("{name} has no parameter `{shown}`; {hint}"))
-                .reason("unknown_key")
-                .with("key", shown));
+        if known.is_some_and(|known| known.contains_key(key)) {
+            continue;
         }
-        Ok(())
+        let near = known
+            .into_iter()
+            .flat_map(|known| known.keys())
+            .map(|candidate| (strsim::damerau_levenshtein(candidate, key), candidate))
+            .filter(|(distance, _)| *distance <= 2)
+            .min();
+        let hint = match near {
+            Some((_, near)) => format!("did you mean `{near}`?"),
+            None => "see kernel.introspect for its parameters".into(),
+        };
+        let shown: String = key.chars().take(64).collect();
+        return Err(refuse(format!("{name} has no parameter `{shown}`; {hint}"))
+            .reason("unknown_key")
+            .with("key", shown));
     }
+    Ok(())
 }
 
 /// Refuses metadata that is longer than any tracing scheme needs: it is copied into events, and
@@ -425,12 +427,22 @@ impl Router {
         connection: &Rc<Connection>,
         request: Request,
     ) -> Result<Work, ErrorInfo> {
-        let method = self.find(&request.method)?;
-        daemon.require_method(connection, method)?;
+        let method = match self.find(&request.method) {
+            Ok(method) => method,
+            Err(unknown) => {
+                return match daemon.services.find(&request.method) {
+                    Some((service, method)) => {
+                        start_served(daemon, connection, &service, &method, request)
+                    }
+                    None => Err(unknown),
+                };
+            }
+        };
+        daemon.require_method(connection, method.name, method.permission)?;
         let meta = request.meta.unwrap_or_default();
         check_meta(&meta)?;
         let params = request.params.unwrap_or_else(|| Value::Map(Vec::new()));
-        method.check_keys(&params)?;
+        check_keys(method.name, &method.params, &params)?;
         check_duplicates(&params)?;
         match meta.idempotency_key.clone() {
             Some(key) => Self::start_once(daemon, connection, method, &key, meta, params),
@@ -470,6 +482,38 @@ impl Router {
             }
         }
     }
+}
+
+/// Starts a request that another process serves.
+fn start_served(
+    daemon: &Rc<Daemon>,
+    connection: &Rc<Connection>,
+    service: &Rc<Service>,
+    method: &Served,
+    request: Request,
+) -> Result<Work, ErrorInfo> {
+    daemon.require_method(connection, &method.name, method.permission)?;
+    let meta = request.meta.unwrap_or_default();
+    check_meta(&meta)?;
+    if meta.idempotency_key.is_some() {
+        // Only the service knows what "once" means for it.
+        let text = format!(
+            "{} is served by another process, which keeps no keys",
+            method.name
+        );
+        return Err(ErrorInfo::new(ErrorCode::Unsupported, text).reason("idempotency_key"));
+    }
+    let params = request.params.unwrap_or_else(|| Value::Map(Vec::new()));
+    if method.params["additionalProperties"] == false {
+        check_keys(&method.name, &method.params, &params)?;
+    }
+    check_duplicates(&params)?;
+    let caller = connection.identity.view(connection.number);
+    let pending = service.ask(&method.name, params, &meta, caller)?;
+    let name = method.name.clone();
+    Ok(Box::pin(
+        async move { encode(&name, &pending.result().await?) },
+    ))
 }
 
 /// The frame of a result; empty for a notification, which gets no response.

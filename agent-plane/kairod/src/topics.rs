@@ -44,6 +44,14 @@ pub const TOPICS: &[(&str, &str)] = &[
         "a peer asked for what no rule allows: {connection, class, name, uid, right, target, rule, \
          untold}",
     ),
+    (
+        SERVICE_ADDED,
+        "a process serves a namespace: {namespace, connection, pid}",
+    ),
+    (
+        SERVICE_REMOVED,
+        "a namespace is not served any more: {namespace, cause}",
+    ),
     (PERMISSION_GRANTED, "a right was given: {grant, by}"),
     (PERMISSION_REVOKED, "a grant was taken away: {grant, by}"),
     (
@@ -78,6 +86,10 @@ pub const PERMISSION_DENIED: &str = "kairo.system.security.permission.denied";
 pub const PERMISSION_GRANTED: &str = "kairo.system.security.permission.granted";
 /// See [`TOPICS`].
 pub const PERMISSION_REVOKED: &str = "kairo.system.security.permission.revoked";
+/// See [`TOPICS`].
+pub const SERVICE_ADDED: &str = "kairo.system.service.added";
+/// See [`TOPICS`].
+pub const SERVICE_REMOVED: &str = "kairo.system.service.removed";
 /// See [`TOPICS`].
 pub const EVENT_GAP: &str = "kairo.system.event.gap";
 

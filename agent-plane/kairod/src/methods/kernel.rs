@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::connection::{FRAME_TIMEOUT, MAX_IN_FLIGHT};
+use crate::daemon::Daemon;
 use crate::outgoing;
 use crate::permission::{Class, Right};
 use crate::router::{Call, Method, NoParams, Permission, Stability};
+use crate::services::{Served, Service};
 use crate::topics;
 use crate::views::Peer;
 
@@ -219,8 +221,8 @@ struct Introspection {
 
 #[derive(Serialize, JsonSchema)]
 struct MethodView {
-    name: &'static str,
-    summary: &'static str,
+    name: String,
+    summary: String,
     permission: Permission,
     /// The classes that may call it where no policy says otherwise.
     classes: &'static [Class],
@@ -229,6 +231,8 @@ struct MethodView {
     stability: Stability,
     /// The version that had it first.
     since: &'static str,
+    /// The connection of the process that serves it; none where kairod does.
+    served_by: Option<u64>,
     /// Whether an idempotency key holds for all connections of the caller's identity.
     idempotent_across_connections: bool,
     /// JSON Schema.
@@ -246,25 +250,58 @@ struct TopicView {
 
 fn view(method: &Method) -> MethodView {
     MethodView {
-        name: method.name,
-        summary: method.summary,
+        name: method.name.into(),
+        summary: method.summary.into(),
         permission: method.permission,
         classes: method.permission.classes(),
         right: method.right,
         stability: method.stability,
         since: method.since,
+        served_by: None,
         idempotent_across_connections: method.across_connections,
         params: method.params.clone(),
         result: method.result.clone(),
     }
 }
 
+/// A method that another process serves: it may be gone, or other, a moment later.
+fn served_view(service: &Service, method: &Served) -> MethodView {
+    MethodView {
+        name: method.name.clone(),
+        summary: method.summary.clone(),
+        permission: method.permission,
+        classes: method.permission.classes(),
+        right: None,
+        stability: Stability::Evolving,
+        since: "",
+        served_by: Some(service.connection.number),
+        idempotent_across_connections: false,
+        params: method.params.clone(),
+        result: method.result.clone(),
+    }
+}
+
+/// Every method, by name, or the one that is asked for.
+fn methods_view(daemon: &Daemon, wanted: Option<&str>) -> Result<Vec<MethodView>, ErrorInfo> {
+    let router = &daemon.router;
+    if let Some(name) = wanted {
+        let served = daemon.services.find(name);
+        return Ok(vec![match served {
+            Some((service, method)) => served_view(&service, &method),
+            None => view(router.find(name)?),
+        }]);
+    }
+    let mut all: Vec<MethodView> = router.methods().iter().map(view).collect();
+    for service in daemon.services.all() {
+        let methods = service.methods.values();
+        all.extend(methods.map(|method| served_view(&service, method)));
+    }
+    all.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(all)
+}
+
 fn introspect(call: &Call, params: &IntrospectParams) -> Result<Introspection, ErrorInfo> {
-    let router = &call.daemon.router;
-    let methods: Vec<MethodView> = match &params.method {
-        Some(name) => vec![view(router.find(name)?)],
-        None => router.methods().iter().map(view).collect(),
-    };
+    let methods = methods_view(&call.daemon, params.method.as_deref())?;
     let text = serde_json::to_vec(&methods)
         .map_err(|error| ErrorInfo::new(ErrorCode::Internal, error.to_string()))?;
     let digest = Sha256::digest(&text);

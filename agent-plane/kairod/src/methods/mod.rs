@@ -6,6 +6,7 @@ mod event;
 mod kernel;
 mod permission;
 mod rt;
+mod service;
 mod system;
 
 use crate::router::Method;
@@ -19,6 +20,7 @@ pub fn all() -> Vec<Method> {
         rt::methods(),
         event::methods(),
         permission::methods(),
+        service::methods(),
     ];
     namespaces.into_iter().flatten().collect()
 }

@@ -14,6 +14,7 @@ pub const RULES: &[(Class, Right, &str)] = &[
     (Class::Operator, Right::DeviceWrite, ">"),
     (Class::Operator, Right::TopicPublish, ">"),
     (Class::Operator, Right::TopicSubscribe, ">"),
+    (Class::Operator, Right::ServiceRegister, ">"),
     (Class::Operator, Right::MemoryRead, ">"),
     (Class::Operator, Right::MemoryWrite, ">"),
     (Class::Agent, Right::DeviceRead, ">"),

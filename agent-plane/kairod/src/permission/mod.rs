@@ -103,6 +103,9 @@ pub enum Right {
     /// Receiving events.
     #[serde(rename = "topic.subscribe")]
     TopicSubscribe,
+    /// Serving a namespace.
+    #[serde(rename = "service.register")]
+    ServiceRegister,
     /// Recalling memories of a scope.
     #[serde(rename = "memory.read")]
     MemoryRead,
@@ -121,6 +124,7 @@ impl Right {
             Self::DeviceWrite => "device.write",
             Self::TopicPublish => "topic.publish",
             Self::TopicSubscribe => "topic.subscribe",
+            Self::ServiceRegister => "service.register",
             Self::MemoryRead => "memory.read",
             Self::MemoryWrite => "memory.write",
         }

@@ -104,6 +104,8 @@ struct Entry {
     #[serde(default)]
     subscribe: Vec<String>,
     #[serde(default)]
+    serve: Vec<String>,
+    #[serde(default)]
     memory: Vec<String>,
     /// What may be done to `devices` (`claim`, `read`, `write`) or `memory` (`read`, `write`);
     /// all of it if absent.
@@ -223,13 +225,14 @@ impl Entry {
         if self.rights.is_some() && self.devices.is_empty() && self.memory.is_empty() {
             return Err("`rights` say what may be done to `devices` or `memory`; add one".into());
         }
-        let lists: [(&[String], Right, bool); 8] = [
+        let lists: [(&[String], Right, bool); 9] = [
             (&self.methods, Right::MethodCall, true),
             (&self.devices, Right::DeviceClaim, wanted(Verb::Claim)),
             (&self.devices, Right::DeviceRead, wanted(Verb::Read)),
             (&self.devices, Right::DeviceWrite, wanted(Verb::Write)),
             (&self.publish, Right::TopicPublish, true),
             (&self.subscribe, Right::TopicSubscribe, true),
+            (&self.serve, Right::ServiceRegister, true),
             (&self.memory, Right::MemoryRead, wanted(Verb::Read)),
             (&self.memory, Right::MemoryWrite, wanted(Verb::Write)),
         ];
@@ -251,8 +254,8 @@ impl Entry {
         }
         if rules.is_empty() {
             return Err(
-                "allows or denies nothing; add `methods`, `devices`, `publish`, `subscribe` or \
-                 `memory`"
+                "allows or denies nothing; add `methods`, `devices`, `publish`, `subscribe`, \
+                 `serve` or `memory`"
                     .into(),
             );
         }
