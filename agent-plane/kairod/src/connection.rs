@@ -5,7 +5,7 @@
 //! subscriptions live as long as it does.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::rc::Rc;
 use std::task::Poll;
@@ -53,7 +53,15 @@ pub struct Connection {
     tasks: RefCell<JoinSet<()>>,
     in_flight: Cell<usize>,
     /// Requests under way that have an id.
-    running: RefCell<BTreeMap<Id, AbortHandle>>,
+    running: RefCell<BTreeMap<Id, Running>>,
+}
+
+/// A request under way.
+#[derive(Debug)]
+struct Running {
+    task: AbortHandle,
+    /// What it belongs to.
+    intent: Option<String>,
 }
 
 /// Why a connection ended.
@@ -90,9 +98,35 @@ impl Connection {
         let Some(running) = self.running.borrow_mut().remove(id) else {
             return false;
         };
-        running.abort();
+        running.task.abort();
         self.ended(canceled(id));
         true
+    }
+
+    /// Cancels the requests under way that belong to one of `intents`; gives how many.
+    pub fn cancel_requests_of(&self, intents: &BTreeSet<String>) -> usize {
+        let running = self.running.borrow();
+        let theirs = running.iter().filter(|(_, running)| {
+            let intent = running.intent.as_ref();
+            intent.is_some_and(|intent| intents.contains(intent))
+        });
+        let ids: Vec<Id> = theirs.map(|(id, _)| id.clone()).collect();
+        drop(running);
+        ids.iter().filter(|id| self.cancel(id)).count()
+    }
+
+    /// Ends the subscriptions that belong to one of `intents`; gives how many.
+    pub fn cancel_subscriptions_of(&self, intents: &BTreeSet<String>) -> usize {
+        let mut all = self.subscriptions.borrow_mut();
+        let before = all.len();
+        all.retain(|_, subscription| {
+            let keep = !subscription.belongs_to(intents);
+            if !keep {
+                subscription.stop();
+            }
+            keep
+        });
+        before - all.len()
     }
 
     /// A request that was under way ended with this frame.
@@ -134,7 +168,7 @@ pub async fn serve(daemon: Rc<Daemon>, stream: UnixStream) {
     connection.tasks.borrow_mut().abort_all();
     connection.subscriptions.borrow_mut().clear();
     daemon.plane.borrow_mut().holder_gone(number);
-    daemon.service_gone(&connection, "process_gone");
+    daemon.connection_gone(&connection);
     if end == End::Done {
         connection.outgoing.close();
         // A peer that does not read its last response does without.
@@ -245,6 +279,8 @@ async fn take(daemon: &Rc<Daemon>, connection: &Rc<Connection>, frame: &Frame) -
 /// Starts a request; what cannot finish at once goes on beside the reader.
 async fn start(daemon: &Rc<Daemon>, connection: &Rc<Connection>, request: Request) {
     let id = request.id.clone();
+    let meta = request.meta.as_ref();
+    let intent = meta.and_then(|meta| meta.correlation_id.clone());
     if let Some(id) = &id
         && connection.running.borrow().contains_key(id)
     {
@@ -261,7 +297,7 @@ async fn start(daemon: &Rc<Daemon>, connection: &Rc<Connection>, request: Reques
             connection.in_flight.set(connection.in_flight.get() + 1);
             let caller = Rc::clone(connection);
             let ended = id.clone();
-            let running = connection.spawn(async move {
+            let task = connection.spawn(async move {
                 let frame = work.await;
                 if let Some(id) = &ended {
                     caller.running.borrow_mut().remove(id);
@@ -269,6 +305,7 @@ async fn start(daemon: &Rc<Daemon>, connection: &Rc<Connection>, request: Reques
                 caller.ended(frame);
             });
             if let Some(id) = id {
+                let running = Running { task, intent };
                 connection.running.borrow_mut().insert(id, running);
             }
         }

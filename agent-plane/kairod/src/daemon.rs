@@ -6,13 +6,15 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
-use kairo_wire::{ErrorCode, ErrorInfo, Value};
+use kairo_wire::{ErrorCode, ErrorInfo, Meta, Value};
 
+use crate::cancellation::{Canceled, cancel_everywhere};
 use crate::connection::Connection;
 use crate::denial;
 use crate::events::{EventBus, map};
 use crate::grant_file::GrantFile;
 use crate::idempotency::Keys;
+use crate::intents::{Intent, Intents, Status};
 use crate::permission::grant::Now;
 use crate::permission::policy::Policy;
 use crate::permission::{Class, Decision, DeviceLimits, Right, Table};
@@ -38,6 +40,8 @@ pub struct Daemon {
     grant_file: Option<GrantFile>,
     /// Requests that may be repeated.
     pub idempotency: Rc<Keys>,
+    /// What callers are up to.
+    pub intents: RefCell<Intents>,
     /// Methods that other processes serve.
     pub services: Services,
     /// Open connections by number.
@@ -67,6 +71,7 @@ impl Daemon {
             router: Router::new(crate::methods::all()),
             permissions: RefCell::new(table),
             idempotency: Rc::default(),
+            intents: RefCell::default(),
             services: Services::default(),
             connections: RefCell::default(),
             refused_connections: Cell::new(0),
@@ -101,6 +106,74 @@ impl Daemon {
             return Ok(decision.limits);
         }
         Err(self.denied(connection, right, target, &decision))
+    }
+
+    /// Begins an intent and tells everybody.
+    ///
+    /// # Errors
+    /// See [`Intents::begin`].
+    pub fn begin_intent(&self, intent: Intent, meta: &Meta) -> Result<(), ErrorInfo> {
+        let data = map([
+            ("intent", Value::from(intent.id.as_str())),
+            ("name", Value::from(intent.name.as_str())),
+            (
+                "parent",
+                intent.parent.clone().map_or(Value::Nil, Value::from),
+            ),
+            ("owner", Value::from(intent.owner.as_str())),
+        ]);
+        let cause = Meta {
+            correlation_id: Some(intent.id.clone()),
+            ..meta.clone()
+        };
+        self.intents.borrow_mut().begin(intent)?;
+        self.bus.publish(topics::INTENT_STARTED, data, Some(&cause));
+        Ok(())
+    }
+
+    /// Ends an intent, and as canceled everything below it that is live; calls off what belongs to
+    /// them. Gives the intents, the leaves first, and what was called off.
+    pub fn end_intents(&self, id: &str, status: Status, reason: &str) -> (Vec<String>, Canceled) {
+        let subtree = self.intents.borrow().subtree(id);
+        let canceled = cancel_everywhere(self, &subtree.iter().cloned().collect());
+        let mut ended = Vec::new();
+        for one in subtree {
+            let (status, reason) = match one == id {
+                true => (status, reason),
+                false => (Status::Canceled, "the intent that it served ended"),
+            };
+            let mut intents = self.intents.borrow_mut();
+            let Some(intent) = intents.end(&one, status, reason) else {
+                continue;
+            };
+            let data = map([
+                ("intent", Value::from(one.as_str())),
+                ("name", Value::from(intent.name.as_str())),
+                (
+                    "parent",
+                    intent.parent.clone().map_or(Value::Nil, Value::from),
+                ),
+                ("status", Value::from(status.name())),
+                ("reason", Value::from(reason)),
+            ]);
+            drop(intents);
+            let cause = Meta {
+                correlation_id: Some(one.clone()),
+                ..Meta::default()
+            };
+            self.bus.publish(topics::INTENT_ENDED, data, Some(&cause));
+            ended.push(one);
+        }
+        (ended, canceled)
+    }
+
+    /// What ends with a connection, beside its tasks, subscriptions and claims.
+    pub fn connection_gone(&self, connection: &Connection) {
+        let intents = self.intents.borrow().of_connection(connection.number);
+        for id in intents {
+            self.end_intents(&id, Status::Abandoned, "the connection that began it ended");
+        }
+        self.service_gone(connection, "process_gone");
     }
 
     /// `connection` serves nothing any more. Gives the namespace that it served.

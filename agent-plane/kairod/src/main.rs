@@ -9,6 +9,7 @@
 //! What kairod promises about safety is nothing: the real-time plane checks every command itself
 //! and lets leases end when kairod dies.
 
+mod cancellation;
 mod claim;
 mod connection;
 mod daemon;
@@ -18,6 +19,7 @@ mod events;
 mod grant_file;
 mod idempotency;
 mod identity;
+mod intents;
 mod link;
 mod methods;
 mod notify;

@@ -271,6 +271,17 @@ fn check_meta(meta: &Meta) -> Result<(), ErrorInfo> {
     Ok(())
 }
 
+/// Refuses effects in the name of an intent that was called off or has ended otherwise: what was
+/// on its way then must not happen afterwards.
+fn check_intent(daemon: &Daemon, meta: &Meta) -> Result<(), ErrorInfo> {
+    match &meta.correlation_id {
+        Some(id) if daemon.intents.borrow().has_ended(id) => {
+            Err(daemon.intents.borrow().missing(id))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Refuses a key that is given twice: which one a command means must not depend on the decoder.
 /// Recursion is bounded by the depth that the scan allows.
 fn check_duplicates(value: &Value) -> Result<(), ErrorInfo> {
@@ -441,6 +452,9 @@ impl Router {
         daemon.require_method(connection, method.name, method.permission)?;
         let meta = request.meta.unwrap_or_default();
         check_meta(&meta)?;
+        if method.permission != Permission::Observe {
+            check_intent(daemon, &meta)?;
+        }
         let params = request.params.unwrap_or_else(|| Value::Map(Vec::new()));
         check_keys(method.name, &method.params, &params)?;
         check_duplicates(&params)?;

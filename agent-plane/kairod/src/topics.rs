@@ -52,6 +52,14 @@ pub const TOPICS: &[(&str, &str)] = &[
         SERVICE_REMOVED,
         "a namespace is not served any more: {namespace, cause}",
     ),
+    (
+        INTENT_STARTED,
+        "an intent began: {intent, name, parent, owner}",
+    ),
+    (
+        INTENT_ENDED,
+        "an intent ended: {intent, name, parent, status, reason}",
+    ),
     (PERMISSION_GRANTED, "a right was given: {grant, by}"),
     (PERMISSION_REVOKED, "a grant was taken away: {grant, by}"),
     (
@@ -90,6 +98,10 @@ pub const PERMISSION_REVOKED: &str = "kairo.system.security.permission.revoked";
 pub const SERVICE_ADDED: &str = "kairo.system.service.added";
 /// See [`TOPICS`].
 pub const SERVICE_REMOVED: &str = "kairo.system.service.removed";
+/// See [`TOPICS`].
+pub const INTENT_STARTED: &str = "kairo.system.intent.started";
+/// See [`TOPICS`].
+pub const INTENT_ENDED: &str = "kairo.system.intent.ended";
 /// See [`TOPICS`].
 pub const EVENT_GAP: &str = "kairo.system.event.gap";
 

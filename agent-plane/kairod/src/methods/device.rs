@@ -167,9 +167,10 @@ async fn claim_once(call: &Call, params: &DeviceParams) -> Result<Claimed, Error
             return Err(refusal::rt_away());
         }
     };
-    let plane = call.daemon.plane.borrow();
+    let mut plane = call.daemon.plane.borrow_mut();
     // Looked up again: the devices may be others than before the wait.
     let index = plane.find(&name)?;
+    plane.serves_intent(index, call.meta.correlation_id.as_ref());
     plane.announce_claim(index, Some(&call.meta));
     Ok(Claimed {
         ttl_max_ms: plane.devices()[index].description.ttl_max_ms,
@@ -281,6 +282,7 @@ async fn send(call: Call, params: SendParams) -> Result<Sent, ErrorInfo> {
             params.epoch,
             |device, claim| draft(&params, device, claim),
         )?;
+        plane.serves_intent(index, call.meta.correlation_id.as_ref());
         (index, plane.devices()[index].description.clone(), sent)
     };
     let reply = match tokio::time::timeout(waiting, answer).await {
@@ -510,7 +512,9 @@ fn subscribe(call: &Call, params: SubscribeParams) -> Result<Subscribed, ErrorIn
         plane.devices()[index].id().to_string()
     };
     let connection = &call.connection;
-    let subscription = Subscription::register(connection, params.policy, params.credit_bytes)?;
+    let intent = call.meta.correlation_id.clone();
+    let subscription =
+        Subscription::register(connection, params.policy, params.credit_bytes, intent)?;
     let delivery = deliver_states(
         Rc::clone(&call.daemon),
         Rc::clone(connection),

@@ -3,6 +3,7 @@
 
 mod device;
 mod event;
+mod intent;
 mod kernel;
 mod permission;
 mod rt;
@@ -19,6 +20,7 @@ pub fn all() -> Vec<Method> {
         device::methods(),
         rt::methods(),
         event::methods(),
+        intent::methods(),
         permission::methods(),
         service::methods(),
     ];
