@@ -430,6 +430,8 @@ impl Periodic for ControlLoop {
     }
 
     fn ended(&mut self) {
+        // Here and not in the tick, which makes no system call.
+        kairo_plugin::renew();
         self.shared.beat(self.index);
     }
 

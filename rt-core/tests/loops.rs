@@ -99,6 +99,42 @@ fn a_traced_loop_follows_commands_without_a_system_call() {
 }
 
 #[test]
+fn a_traced_plugin_that_calls_the_kernel_is_named_and_a_quiet_one_is_not() {
+    const QUIET: u32 = 0;
+    const CALLS: u32 = 10;
+    for mood in [QUIET, CALLS] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let config = hosted_config().replace("[robot]", "[robot]\npurity = \"trace\"");
+        let blocks = harness::blocks::moody(directory.path(), mood);
+        let robot = Robot::start_with(&format!("{config}{blocks}"), &[]);
+        let mut plane = robot.connect_ready();
+        let traced = |check: &&BringupCheck| check.check == "system_call_trace";
+        let line = plane.welcome.bringup.iter().find(traced).cloned();
+        let line = line.expect("the trace has a line in the table");
+        if !line.ok {
+            eprintln!("not traced: {}", line.found);
+            return;
+        }
+        let mut lease = plane.open_lease();
+        let until = plane.state().tick + 50;
+        plane.stream(&mut lease, POSE, |state| state.tick > until);
+        let stats = plane.stats.clone();
+        let calls = &stats.block().loops[0].periods.thread.traced_calls;
+        if mood == QUIET {
+            assert_eq!(calls.load(Ordering::Relaxed), 0, "{}", robot.log());
+            continue;
+        }
+        eventually("the journal names call and block", || {
+            let named = "loop arm-loop made system call write (1) at tick ";
+            let line = robot.log();
+            let line = line.lines().find(|line| line.contains(named))?.to_owned();
+            line.contains(" in block \"moody\" from program offset")
+                .then_some(())
+        });
+    }
+}
+
+#[test]
 fn loops_keep_their_own_periods_phases_and_accounts() {
     let more = "\n[[loop]]\nname = \"fast-loop\"\nperiod_us = 2000\nphase_us = 700\npriority = 85\n\
                 overrun = \"burst\"\nburst_max = 4\nbudget_us = 300\n";

@@ -48,6 +48,8 @@ pub struct ThreadStats {
     pub first_call_offset: AtomicU64,
     /// The period that made it.
     pub first_call_tick: AtomicU64,
+    /// The block of the loop that made it, counted from one; zero when it was none.
+    pub first_call_block: AtomicU64,
 }
 
 /// The account of one periodic thread, the same for loops and buses.

@@ -29,6 +29,7 @@ enum Mood {
     Overflow,
     Overrun,
     Recurse,
+    CallKernel,
 }
 
 fn compile(directory: &Path, wrong_version: u32) -> PathBuf {
@@ -172,6 +173,40 @@ fn a_fault_of_the_processor_ends_the_block_and_not_the_process() {
 #[test]
 fn an_endless_loop_ends_when_its_budget_does() {
     assert_eq!(fault_of(Mood::Loop), FaultKind::Budget);
+}
+
+#[test]
+fn a_thread_that_renews_its_timer_between_periods_is_guarded_as_well() {
+    const BUDGET_NS: u64 = 20_000_000;
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut registry = Registry::standard();
+    load(
+        &compile(directory.path(), 0),
+        "test",
+        BUDGET_NS,
+        &mut registry,
+    )
+    .expect("it loads");
+    let table = Table::default().with("gain", 2.0);
+    let mut program = read(&registry, &table).expect("good settings");
+    let thread = std::thread::spawn(move || {
+        // Many periods that together use far more than the budget.
+        for _ in 0..100 {
+            assert_eq!(step(&mut program, Mood::Work), Ok(()));
+            let began = std::time::Instant::now();
+            while began.elapsed() < std::time::Duration::from_millis(2) {
+                std::hint::spin_loop();
+            }
+            kairo_plugin::renew();
+        }
+        step(&mut program, Mood::Loop)
+            .expect_err("it never ends")
+            .kind
+    });
+    assert_eq!(
+        thread.join().expect("the thread survives"),
+        FaultKind::Budget
+    );
 }
 
 #[test]
