@@ -29,7 +29,6 @@ enum Mood {
     Overflow,
     Overrun,
     Recurse,
-    CallKernel,
 }
 
 fn compile(directory: &Path, wrong_version: u32) -> PathBuf {
