@@ -7,6 +7,7 @@
     reason = "test support: a failed step is a failed test"
 )]
 
+pub mod blocks;
 mod orphan;
 
 use std::collections::VecDeque;
