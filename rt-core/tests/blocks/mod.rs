@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::harness::blocks::{RUNAWAY, backlash, compile, moody};
+use crate::harness::blocks::{ACROSS, RUNAWAY, backlash, compile, moody};
 use crate::harness::{Pose, Robot, eventually, has_arrived, hosted_config};
 use kairo_link::abi::{BlockFaultKind, Cause, Phase, Verdict};
 use kairo_link::block_fault::BlockFaultReport;
@@ -246,6 +246,23 @@ fn check_prints_the_schedule_in_the_order_it_runs() {
         "loop other: block 1: steady (constant) [] ",
     ];
     assert_eq!(lines, expected);
+}
+
+#[test]
+fn check_and_dot_say_which_wires_cross_loops_and_which_close_a_circle() {
+    let config = format!("{}{ACROSS}", hosted_config());
+    let text = printed("--check", &config);
+    let there = "wire ask.out of loop arm-loop to half of loop slow: the newest value, up to 4000 \
+                 us behind and at most 10000 ms old\n";
+    assert!(text.contains(there), "{text}");
+    let dot = printed("--dot", &config);
+    let dashed = "\"ask\" -> \"half\" [label=\"in (at most 10000 ms old)\" style=\"dashed\"];";
+    assert!(dot.contains(dashed), "{dot}");
+    let circle = config.replace("\"arm.shoulder_pan.target\"", "\"half.out\"");
+    let circle = circle.replacen("gain = 1.0\n", "gain = 1.0\nmax_age_ms = 50\n", 1);
+    let text = printed("--check", &circle);
+    let closed = "at most 50 ms old, in a circle that only this delay keeps apart\n";
+    assert!(text.contains(closed), "{text}");
 }
 
 #[test]

@@ -26,6 +26,68 @@ gain = 1e9
 input.in = "before.out"
 "#;
 
+/// Half the target of the first joint, computed by another loop at another rate.
+pub const ACROSS: &str = r#"
+[[loop]]
+name = "slow"
+period_us = 10000
+priority = 75
+overrun = "skip"
+budget_us = 500
+
+[[block]]
+name = "ask"
+kind = "gain"
+loop = "arm-loop"
+unit = "rad"
+gain = 1.0
+input.in = "arm.shoulder_pan.target"
+
+[[block]]
+name = "half"
+kind = "gain"
+loop = "slow"
+unit = "rad"
+gain = 0.5
+max_age_ms = 10000
+input.in = "ask.out"
+
+[[block]]
+name = "answer"
+kind = "gain"
+loop = "arm-loop"
+unit = "rad"
+gain = 1.0
+max_age_ms = 2000
+input.in = "half.out"
+output.out = "arm.shoulder_pan.setpoint"
+"#;
+
+/// What makes the loop of [`ACROSS`] fail above a target of 0.35 rad; [`RUNAWAY`] on that loop.
+pub fn fails_across() -> String {
+    let begins = r#"
+[[block]]
+name = "lift"
+kind = "compare"
+loop = "arm-loop"
+unit = "rad"
+threshold_rad = 0.35
+input.in = "arm.shoulder_pan.target"
+
+[[block]]
+name = "begins"
+kind = "gain"
+loop = "slow"
+unit = "flag"
+output_unit = "1"
+gain = 1.0
+max_age_ms = 10000
+input.in = "lift.out"
+"#;
+    let runaway = RUNAWAY.replace("loop = \"arm-loop\"", "loop = \"slow\"");
+    format!("{begins}{runaway}")
+}
+
 /// Compiles a plug-in as the documentation says.
 pub fn compile(source: &str, more: &[&str], directory: &Path) -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
