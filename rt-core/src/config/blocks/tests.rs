@@ -351,7 +351,7 @@ fn every_example_of_the_reference_is_a_good_configuration() {
         assert!(!robot.blocks[0].drives.is_empty(), "{example}");
         count += 1;
     }
-    assert_eq!(count, 2);
+    assert_eq!(count, 3);
 }
 
 #[test]
