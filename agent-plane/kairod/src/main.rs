@@ -24,6 +24,7 @@ mod readiness;
 mod refusal;
 mod router;
 mod server;
+mod spelling;
 mod subscription;
 mod topics;
 mod views;
