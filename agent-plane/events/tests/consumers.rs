@@ -156,22 +156,27 @@ fn fill(store: &Store, count: usize) {
     append(store, event("end", "x").class(Class::Synchronous)).unwrap();
 }
 
+/// The limits are kept between two groups: after the second one the writer has looked at them.
+fn let_it_tidy_up(store: &Store) {
+    for _ in 0..2 {
+        append(store, event("end", "x").class(Class::Synchronous)).unwrap();
+    }
+}
+
 #[test]
 fn the_file_stays_within_its_limit_however_much_is_written() {
     let place = Place::new();
     let store = place.open_with(small(2 * 1024 * 1024, 0));
     for _ in 0..4 {
         fill(&store, 5000);
-        // The limits are kept in the writer's turns: give it one.
-        append(&store, event("end", "x").class(Class::Synchronous)).unwrap();
+        let_it_tidy_up(&store);
     }
     assert!(store.close(support::PATIENCE));
     let bytes = std::fs::metadata(place.path()).unwrap().len();
     // 20 MB went through. One group between two looks at the limits is 4096 events.
     assert!(bytes < 16 * 1024 * 1024, "{bytes}");
     let store = place.open_with(small(2 * 1024 * 1024, 0));
-    append(&store, event("end", "x").class(Class::Synchronous)).unwrap();
-    append(&store, event("end", "x").class(Class::Synchronous)).unwrap();
+    let_it_tidy_up(&store);
     assert!(
         store.status().used_bytes < 4 * 1024 * 1024,
         "{:?}",
@@ -189,15 +194,13 @@ fn a_consumer_holds_events_back_up_to_a_limit_and_is_then_told_the_gap() {
     fill(&store, 1200);
     drop(store);
     let store = place.open_with(options());
-    append(&store, event("end", "x").class(Class::Synchronous)).unwrap();
+    let_it_tidy_up(&store);
     // Beyond the first limit and not beyond the second: it is still there.
     assert_eq!(fetch(&store, "slow"), ["1"]);
     fill(&store, 9000);
-    append(&store, event("end", "x").class(Class::Synchronous)).unwrap();
     drop(store);
     let store = place.open_with(options());
-    append(&store, event("end", "x").class(Class::Synchronous)).unwrap();
-    append(&store, event("end", "x").class(Class::Synchronous)).unwrap();
+    let_it_tidy_up(&store);
     let fetched = done(store.fetch("slow", 0, 10)).unwrap();
     assert!(fetched.deliveries.is_empty());
     let LostEvents { from, to } = fetched.gap.expect("it lost event 1");
@@ -222,8 +225,7 @@ fn age_takes_old_events_and_leaves_young_ones() {
         limits,
         ..Options::default()
     });
-    // The writer looks at the limits before it waits for the first time, and after this.
-    append(&store, event("a", "young")).unwrap();
+    let_it_tidy_up(&store);
     drop(store);
     let (events, _) = read_all(&place.path(), Query::default());
     assert!(

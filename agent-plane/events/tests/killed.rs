@@ -7,6 +7,8 @@ mod support;
 
 use std::process::Command;
 
+use kairo_events::{Class, NewEvent, Options, Store};
+
 use support::torture::{self, DIRECTORY_VARIABLE, SEED_VARIABLE, Toll};
 
 /// Not a test of its own: the process that is killed.
@@ -15,8 +17,45 @@ fn child_process() {
     let Some(directory) = std::env::var_os(DIRECTORY_VARIABLE) else {
         return;
     };
-    let seed = std::env::var(SEED_VARIABLE).unwrap().parse().unwrap();
+    let Ok(seed) = std::env::var(SEED_VARIABLE) else {
+        return number_and_die(directory.as_ref());
+    };
+    let seed = seed.parse().unwrap();
     torture::child(directory.as_ref(), seed);
+}
+
+/// Gives out numbers of which nothing is ever written, and dies.
+fn number_and_die(directory: &std::path::Path) {
+    let (store, _) = Store::open(&directory.join("events.db"), Options::default()).unwrap();
+    let volatile = NewEvent::new("v", "t", vec![]).class(Class::Volatile);
+    for _ in 0..5 {
+        println!("\nnumber {}", store.post(volatile.clone()).unwrap().seq);
+    }
+    std::process::abort();
+}
+
+#[test]
+fn a_number_that_was_never_written_is_not_given_out_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut numbers = Vec::new();
+    for _ in 0..3 {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([
+            "--exact",
+            "child_process",
+            "--nocapture",
+            "--test-threads=1",
+        ]);
+        let output = command
+            .env(DIRECTORY_VARIABLE, directory.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let told = text.lines().filter_map(|line| line.strip_prefix("number "));
+        numbers.extend(told.map(|number| number.parse::<u64>().unwrap()));
+    }
+    assert_eq!(numbers.len(), 15);
+    assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
 }
 
 #[test]
