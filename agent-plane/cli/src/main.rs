@@ -14,6 +14,7 @@ mod doctor;
 mod events;
 mod failsafe;
 mod failure;
+mod intent;
 mod latency;
 mod latency_window;
 mod operator;
