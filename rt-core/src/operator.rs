@@ -96,7 +96,7 @@ impl Desk {
         let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut fds, PollTimeout::from(REQUEST_PATIENCE_MS));
         // Silent too long, gone, or not speaking this protocol: nothing to answer.
-        let Ok((request, _)) = socket.receive::<OperatorRequest>() else {
+        let Ok(request) = socket.receive_bare::<OperatorRequest>() else {
             return;
         };
         let reply = self.answer(&request);

@@ -190,7 +190,9 @@ fn quantiles(p50: f64, max: f64) -> Value {
 }
 
 fn rt_status() -> Value {
-    let call = json!({"number": 1, "name": "write", "tick": 123, "program_offset": 4096});
+    let call = json!({
+        "number": 1, "name": "write", "tick": 123, "block": "pan-gear", "program_offset": 4096,
+    });
     let thread = json!({
         "first_system_call": call, "tid": 77, "minor_faults": 0, "major_faults": 0,
         "voluntary_switches": 1000,
