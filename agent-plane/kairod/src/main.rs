@@ -66,8 +66,8 @@ struct Arguments {
     state_dir: PathBuf,
 }
 
-/// How long requests under way may go on when kairod is told to stop, and how long their answers may
-/// take to be read. Both fit into what kairo-init allows for a stop.
+/// How long requests under way may go on when kairod is told to stop, and how long their answers
+/// may take to be read. Both fit into what kairo-init allows for a stop.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A policy that is wrong, as kairo-init and systemd know it: not worth a restart (EX_CONFIG).
