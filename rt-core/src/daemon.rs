@@ -541,9 +541,11 @@ fn tell_block_faults(robot: &RobotConfig, stats: &Stats, told: &mut [bool]) {
 
 /// Logs the first system call that each loop's ticks made, once.
 fn tell_traced_calls(robot: &RobotConfig, stats: &Stats, told: &mut [bool]) {
-    let loops = robot.loops.iter().zip(&stats.block().loops).zip(told);
-    for ((config, stats), told) in loops.filter(|(_, told)| !**told) {
-        if let Some(call) = system_call_trace::first_call(&stats.periods.thread) {
+    let loops = robot.loops.iter().zip(&robot.blocks);
+    let loops = loops.zip(&stats.block().loops).zip(told);
+    for (((config, inside), stats), told) in loops.filter(|(_, told)| !**told) {
+        let blocks = inside.graph.nodes.iter().map(|node| node.name.as_str());
+        if let Some(call) = system_call_trace::first_call(&stats.periods.thread, blocks) {
             note(format_args!("kairo-rt: loop {} made {call}", config.name));
             *told = true;
         }

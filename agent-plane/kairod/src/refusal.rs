@@ -82,6 +82,8 @@ pub fn held(device: &str, holder: &Peer) -> ErrorInfo {
     );
     let who = map([
         ("connection", Value::from(holder.connection)),
+        ("class", Value::from(holder.class.name())),
+        ("name", holder.name.clone().map_or(Value::Nil, Value::from)),
         ("pid", Value::from(holder.pid)),
         ("uid", Value::from(holder.uid)),
         ("gid", Value::from(holder.gid)),

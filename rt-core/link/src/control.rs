@@ -18,10 +18,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::operator::DeviceFailsafe;
 
-/// Longest message, bytes. A welcome of four loops, four buses and their devices takes about 8 KiB.
-pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+/// Longest message, bytes: what a socket takes at once where nobody changed `wmem_default`. A
+/// welcome of as many loops, buses and devices as there can be is the longest.
+pub const MAX_MESSAGE_BYTES: usize = 200 * 1024;
 /// Most descriptors in one message: those of a welcome.
-pub const MAX_DESCRIPTORS: usize = 32;
+pub const MAX_DESCRIPTORS: usize = COMMON_DESCRIPTORS + MAX_DEVICES * DEVICE_DESCRIPTORS;
 /// Most descriptors that the kernel carries in one message (its `SCM_MAX_FD`). There is room for
 /// all of them.
 const KERNEL_DESCRIPTORS_MAX: usize = 253;
@@ -32,8 +33,8 @@ pub const DEVICE_DESCRIPTORS: usize = 3;
 /// Deepest nesting of a message. The deepest, a joint of a device in a welcome, takes 7.
 const MAX_NESTING: usize = 16;
 /// Devices a kairo-rt can have.
-pub const MAX_DEVICES: usize = 8;
-const _: () = assert!(COMMON_DESCRIPTORS + MAX_DEVICES * DEVICE_DESCRIPTORS <= MAX_DESCRIPTORS);
+pub const MAX_DEVICES: usize = 32;
+const _: () = assert!(MAX_DESCRIPTORS <= KERNEL_DESCRIPTORS_MAX);
 
 /// What kairod asks of kairo-rt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
