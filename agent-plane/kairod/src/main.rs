@@ -31,6 +31,7 @@ mod refusal;
 mod router;
 mod server;
 mod services;
+mod spelling;
 mod subscription;
 mod topics;
 mod views;
