@@ -102,10 +102,40 @@ pub fn compile(source: &str, more: &[&str], directory: &Path) -> PathBuf {
         .status()
         .expect("a C compiler is there: Rust links with it");
     assert!(status.success());
-    // Whatever this machine's mask is: what a group may write is not loaded.
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&object, mode).expect("chmod");
+    trusted(&object);
     object
+}
+
+/// Compiles the plug-in of `examples/deadband_plugin.rs` as the documentation says.
+pub fn compile_rust(directory: &Path) -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let object = directory.join("deadband.so");
+    // Where the toolchain is pinned; cargo's own variables are those of this build.
+    let status = std::process::Command::new("rustc")
+        .current_dir(here)
+        .args([
+            "--edition",
+            "2024",
+            "--crate-type",
+            "cdylib",
+            "-O",
+            "-C",
+            "panic=abort",
+            "-o",
+        ])
+        .arg(&object)
+        .arg("examples/deadband_plugin.rs")
+        .status()
+        .expect("a Rust compiler is there");
+    assert!(status.success());
+    trusted(&object);
+    object
+}
+
+/// Whatever this machine's mask is: what a group may write is not loaded.
+fn trusted(object: &Path) {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(object, mode).expect("chmod");
 }
 
 /// The plug-in of `examples/backlash.c`, between `source` and the setpoint of the first joint.
