@@ -7,6 +7,7 @@
 
 mod arguments;
 mod call;
+mod completion;
 mod config_check;
 mod cyclictest;
 mod device;
@@ -78,7 +79,7 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
     let mut session = call::Session::new(&mut client, arguments.timeout);
     match &arguments.command {
         Command::Status => status::show(&mut session, terminal),
-        Command::Call { method, params } => call::raw(&mut session, terminal, method, params),
+        Command::Call(options) => call::raw(&mut session, terminal, options),
         Command::Run(options) => run::run(&mut session, &endpoint, options),
         Command::Permission { command } => permission::permission(&mut session, terminal, command),
         Command::Latency(options) => latency::compare(&mut session, terminal, options),
@@ -98,6 +99,7 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
         Command::Failsafe { .. }
         | Command::Record { .. }
         | Command::Replay(_)
+        | Command::Completion { .. }
         | Command::Doctor(_)
         | Command::Config { .. } => Ok(()),
         Command::Rt { command } => match command {
@@ -125,6 +127,7 @@ fn without_kernel(arguments: &Arguments, terminal: &Terminal) -> Option<Result<(
             RecordCommand::Export(options) => record::export(terminal, options),
         }),
         Command::Replay(options) => Some(record::replay(terminal, options)),
+        Command::Completion { shell } => Some(completion::print(terminal, *shell)),
         Command::Failsafe { command } => match command {
             FailsafeCommand::List(options) => Some(failsafe::list(terminal, options)),
             FailsafeCommand::Simulate(options) => Some(failsafe::simulate(terminal, options)),
