@@ -430,6 +430,10 @@ impl Router {
         connection: &Rc<Connection>,
         request: Request,
     ) -> Result<Work, ErrorInfo> {
+        if daemon.is_draining() {
+            let error = ErrorInfo::new(ErrorCode::Unavailable, "kairod is stopping; try again");
+            return Err(error.reason("draining").retry(Some(1000)));
+        }
         let method = match self.find(&request.method) {
             Ok(method) => method,
             Err(unknown) => {
