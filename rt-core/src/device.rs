@@ -40,6 +40,21 @@ struct Inhibit {
     action: SafeAction,
 }
 
+/// What the failsafe machine demands of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restraint {
+    /// What to do.
+    pub action: Action,
+    /// Why.
+    pub cause: Cause,
+    /// Whether commands are refused, or an accepted one goes before it.
+    pub refuses: bool,
+    /// Whether it begins with this step: a command accepted before does not go on then.
+    pub begins: bool,
+    /// Whether nothing may move: what would ramp holds.
+    pub stands_still: bool,
+}
+
 /// What a tick is called in replies and states.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tick {
@@ -326,18 +341,12 @@ impl Device {
         self.take_action(now, cause, action);
     }
 
-    /// The failsafe machine demands `action`: nothing is followed while it `refuses` commands.
+    /// The failsafe machine demands an action: nothing is followed while it refuses commands.
     /// Called every tick for as long as it does; another action than before begins anew. A fault
     /// that is found meanwhile is latched all the same. rt-safe.
-    /// `begins`: with this step; a command accepted before does not go on then.
-    pub fn restrain(
-        &mut self,
-        now: MonoNs,
-        action: Action,
-        cause: Cause,
-        (refuses, begins): (bool, bool),
-    ) {
-        let action = match action {
+    pub fn restrain(&mut self, now: MonoNs, restraint: Restraint) {
+        let cause = restraint.cause;
+        let action = match restraint.action {
             Action::Hold => SafeAction::Hold,
             Action::RampToRest => SafeAction::Ramp,
             Action::TorqueOff => SafeAction::TorqueOff,
@@ -347,8 +356,12 @@ impl Device {
         let action = action.because_of(cause);
         let fault = self.fault.map(|fault| fault.cause);
         let action = fault.map_or(action, |cause| action.because_of(cause));
-        self.inhibit = refuses.then_some(Inhibit { cause, action });
-        if self.phase == Phase::Following && !refuses && !begins {
+        let action = match (restraint.stands_still, action) {
+            (true, SafeAction::Ramp) => SafeAction::Hold,
+            (_, action) => action,
+        };
+        self.inhibit = restraint.refuses.then_some(Inhibit { cause, action });
+        if self.phase == Phase::Following && !restraint.refuses && !restraint.begins {
             return;
         }
         if self.phase == Phase::Safe && self.cause == cause && self.sequence.action() != action {

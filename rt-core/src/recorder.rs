@@ -11,10 +11,10 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use kairo_link::MonoNs;
-use kairo_link::stats::Stats;
+use kairo_link::stats::{MAX_LOOPS, Stats};
 use kairo_record::black_box;
 use kairo_record::drain::{Drain, DrainParts, INTERVAL};
-use kairo_record::file::{Build, DeviceHeader, Header, LoopHeader, Origin};
+use kairo_record::file::{BlockHeader, Build, DeviceHeader, Header, LoopHeader, Origin};
 use kairo_record::memory::{Memory, WORDS_MAX};
 use kairo_record::ring::{RECORD_WORDS_MAX, RingWriter};
 use kairo_record::storage::Directory;
@@ -27,8 +27,11 @@ use crate::journal::note;
 use crate::recording;
 use crate::shared::Shared;
 
-/// Most words of one ring: 16 MiB, so that four loops fit the memory of a black box.
+/// Most words of one ring, 16 MiB, and of all together: half the memory of a black box, so that
+/// there is room for whatever a power of two rounds up, and for the header.
 const RING_WORDS_MAX: usize = WORDS_MAX / 8;
+const RINGS_WORDS_MAX: usize = WORDS_MAX / 2;
+const _: () = assert!(MAX_LOOPS * 2 * RECORD_WORDS_MAX <= RINGS_WORDS_MAX);
 /// Words of a tick apart from its devices: period, stopping, record.
 const TICK_WORDS: u64 = 10;
 /// Words of a device in a tick with a command: feedback, command, reply, goals, outcome.
@@ -112,13 +115,17 @@ fn ring_words(robot: &RobotConfig, index: usize, config: &RecorderConfig) -> usi
         .filter(|device| device.control_loop == index)
         .map(|device| DEVICE_WORDS + JOINT_WORDS * device.joints.len() as u64)
         .sum();
+    let nodes = robot.blocks[index].graph.nodes.iter();
+    let of_blocks: u64 = nodes.map(|node| 1 + node.design.outputs.len() as u64).sum();
+    let words = words + of_blocks;
     let ticks = config.keep_seconds * 1_000_000 / control_loop.period_us.max(1);
     let wanted = (TICK_WORDS + words) * ticks * 5 / 4;
     let wanted = usize::try_from(wanted).unwrap_or(RING_WORDS_MAX);
     // What a crash leaves of all loops shall take a quarter of the disk's share at most.
     let share = config.size_max_mb * 1024 * 1024 / 8 / 4 / robot.loops.len().max(1) as u64;
     let share = usize::try_from(share).unwrap_or(RING_WORDS_MAX);
-    let most = share.clamp(2 * RECORD_WORDS_MAX, RING_WORDS_MAX);
+    let room = RING_WORDS_MAX.min(RINGS_WORDS_MAX / robot.loops.len().max(1));
+    let most = share.min(room).max(2 * RECORD_WORDS_MAX);
     let words = wanted.clamp(2 * RECORD_WORDS_MAX, most).next_power_of_two();
     if words > most { words / 2 } else { words }
 }
@@ -133,23 +140,28 @@ fn header(robot: &RobotConfig) -> Header {
         build: own_build(),
         robot: robot.name.clone(),
         robot_toml: robot.text.clone(),
+        robot_toml_path: absolute(&robot.file).to_string_lossy().into_owned(),
         robot_toml_crc32: crc32fast::hash(robot.text.as_bytes()),
         session: started_realtime_ns,
         segment: 0,
         started_monotonic_ns: MonoNs::now().0,
         started_realtime_ns,
-        loops: robot
-            .loops
-            .iter()
-            .enumerate()
-            .map(|(index, control_loop)| LoopHeader {
-                name: control_loop.name.clone(),
-                period_ns: control_loop.period_us * 1000,
-                devices: devices_of(robot, index),
-            })
-            .collect(),
+        loops: loop_headers(robot),
         entries: recording::entries(),
     }
+}
+
+/// The loops as a header has them. setup-only.
+pub fn loop_headers(robot: &RobotConfig) -> Vec<LoopHeader> {
+    let loops = robot.loops.iter().enumerate();
+    loops
+        .map(|(index, control_loop)| LoopHeader {
+            name: control_loop.name.clone(),
+            period_ns: control_loop.period_us * 1000,
+            devices: devices_of(robot, index),
+            blocks: blocks_of(robot, index),
+        })
+        .collect()
 }
 
 fn devices_of(robot: &RobotConfig, index: usize) -> Vec<DeviceHeader> {
@@ -162,6 +174,27 @@ fn devices_of(robot: &RobotConfig, index: usize) -> Vec<DeviceHeader> {
                 .joints
                 .iter()
                 .map(|joint| joint.name.clone())
+                .collect(),
+        })
+        .collect()
+}
+
+/// So that it names the same file from anywhere.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+}
+
+fn blocks_of(robot: &RobotConfig, index: usize) -> Vec<BlockHeader> {
+    let nodes = robot.blocks[index].graph.nodes.iter();
+    nodes
+        .map(|node| BlockHeader {
+            name: node.name.clone(),
+            kind: node.kind.clone(),
+            outputs: node
+                .design
+                .outputs
+                .iter()
+                .map(|port| port.name.clone())
                 .collect(),
         })
         .collect()

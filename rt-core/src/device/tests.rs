@@ -113,8 +113,19 @@ impl Bench {
     /// The failsafe machine demands the declared safe action for `cause`, as its default rule says
     /// of every end of a lease or a command.
     pub(super) fn demand_safe_action(&mut self, cause: Cause) {
-        let now = self.tick.time;
-        (self.device).restrain(now, Action::SafeAction, cause, (false, true));
+        self.restrain(Action::SafeAction, cause, false);
+    }
+
+    /// The failsafe machine demands `action`, from now on if it does not refuse commands.
+    pub(super) fn restrain(&mut self, action: Action, cause: Cause, refuses: bool) {
+        let restraint = Restraint {
+            action,
+            cause,
+            refuses,
+            begins: !refuses,
+            stands_still: false,
+        };
+        self.device.restrain(self.tick.time, restraint);
     }
 
     /// One period with an arm that is found at `position_rad`.

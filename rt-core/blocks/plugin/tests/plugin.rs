@@ -107,6 +107,29 @@ fn a_plugin_computes_keeps_its_state_and_resets() {
     assert_eq!(program.output(0, 1), 0.5);
 }
 
+#[test]
+fn the_state_goes_on_in_another_block_and_its_settings_stay_that_blocks_own() {
+    let registry = registry();
+    let with_gain = |gain: f64| read(&registry, &Table::default().with("gain", gain));
+    let mut first = with_gain(2.0).expect("good settings");
+    for _ in 0..3 {
+        assert_eq!(step(&mut first, Mood::Work), Ok(()));
+    }
+    let mut saved = Vec::new();
+    first.save(&mut |word| saved.push(word));
+    assert_eq!(saved.len() as u64, first.memory_words());
+    // Another block has other settings, and a state that is to be forgotten.
+    let mut second = with_gain(3.0).expect("good settings");
+    assert_eq!(step(&mut second, Mood::Work), Ok(()));
+    assert!(step(&mut second, Mood::Report).is_err());
+    let mut words = saved.iter();
+    let loaded = second.load(&mut || *words.next().expect("as many words"));
+    assert_eq!(loaded, Ok(()));
+    assert_eq!(step(&mut second, Mood::Work), Ok(()));
+    assert_eq!(second.output(0, 0), 1.5, "the gain is its own");
+    assert_eq!(second.output(0, 1), 2.0, "the sum went on");
+}
+
 /// The fault that a mood ends in, on a thread like a loop's; and nothing calls the plug-in again.
 fn fault_of(mood: Mood) -> FaultKind {
     let mut program = program();
@@ -149,6 +172,40 @@ fn a_fault_of_the_processor_ends_the_block_and_not_the_process() {
 #[test]
 fn an_endless_loop_ends_when_its_budget_does() {
     assert_eq!(fault_of(Mood::Loop), FaultKind::Budget);
+}
+
+#[test]
+fn a_thread_that_renews_its_timer_between_periods_is_guarded_as_well() {
+    const BUDGET_NS: u64 = 20_000_000;
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut registry = Registry::standard();
+    load(
+        &compile(directory.path(), 0),
+        "test",
+        BUDGET_NS,
+        &mut registry,
+    )
+    .expect("it loads");
+    let table = Table::default().with("gain", 2.0);
+    let mut program = read(&registry, &table).expect("good settings");
+    let thread = std::thread::spawn(move || {
+        // Many periods that together use far more than the budget.
+        for _ in 0..100 {
+            assert_eq!(step(&mut program, Mood::Work), Ok(()));
+            let began = std::time::Instant::now();
+            while began.elapsed() < std::time::Duration::from_millis(2) {
+                std::hint::spin_loop();
+            }
+            kairo_plugin::renew();
+        }
+        step(&mut program, Mood::Loop)
+            .expect_err("it never ends")
+            .kind
+    });
+    assert_eq!(
+        thread.join().expect("the thread survives"),
+        FaultKind::Budget
+    );
 }
 
 #[test]

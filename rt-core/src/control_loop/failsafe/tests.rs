@@ -4,7 +4,7 @@ use super::*;
 use crate::device::tests::{PERIOD_NS, config};
 use crate::exchange::{Feedback, Goals, JointFeedback};
 use crate::safe_action::SafeAction;
-use kairo_failsafe::{CauseSet, Rule, Takeover};
+use kairo_failsafe::{Action, CauseSet, Rule, Takeover};
 use kairo_link::abi::{MAX_JOINTS, Verdict};
 
 const START_RAD: [f64; 2] = [0.3, -0.3];
@@ -83,12 +83,7 @@ impl Robot {
         let decision = self.guard.step(self.tick, flags, &self.device);
         let now = self.tick.time;
         match self.guard.tell(&decision) {
-            Some(Order::Restrain {
-                action,
-                cause,
-                refuses,
-                begins,
-            }) => self.device.restrain(now, action, cause, (refuses, begins)),
+            Some(Order::Restrain(restraint)) => self.device.restrain(now, restraint),
             Some(Order::Release) => self.device.release(now),
             None => {}
         }
@@ -329,4 +324,106 @@ fn an_end_after_the_decision_is_held_for_good_under_a_milder_rule() {
             assert!(robot.is_held(), "{cause} {action}: dropped all the same");
         }
     }
+}
+
+/// Rules under which `cause` demands `action` at once, whatever the holder commands.
+fn demanding(cause: failsafe::Cause, action: Action) -> Rules {
+    let mut rules = Rules::default();
+    let rule = Rule {
+        action,
+        hold_first_ms: 0,
+        takeover: Takeover::Never,
+        ..*rules.of(cause)
+    };
+    rules.set(cause, rule).unwrap();
+    rules
+}
+
+#[test]
+fn a_cause_that_outlives_an_estop_moves_nothing_before_the_next_lease() {
+    let low = failsafe::Cause::LowBattery;
+    for action in [Action::SafeAction, Action::RampToRest] {
+        let mut robot = Robot::leased(demanding(low, action));
+        assert_eq!(robot.command(1), Verdict::Accepted as u32);
+        robot.run_ticks(20, Flags::default());
+        let mut both = with(failsafe::Cause::Estop);
+        both.conditions = both.conditions.with(low, true);
+        robot.run_ticks(200, both);
+        assert!(
+            !robot.device.is_moving(),
+            "{action}: it ramps under an e-stop"
+        );
+        let held = robot.setpoints();
+        let cleared = Flags {
+            reset: true,
+            ..with(low)
+        };
+        robot.end_lease(Cause::EmergencyStop);
+        robot.run(cleared);
+        robot.run_ticks(200, with(low));
+        assert_eq!(robot.setpoints(), held, "{action}: a clear began a ramp");
+        robot.device.open_lease(EPOCH);
+        robot.guard.lease_opened();
+        robot.run_ticks(20, with(low));
+        assert_ne!(
+            robot.setpoints(),
+            held,
+            "{action}: a new lease is led to rest"
+        );
+    }
+}
+
+#[test]
+fn an_agent_that_went_before_the_estop_moves_nothing_after_it() {
+    let gone = failsafe::Cause::AgentGone;
+    let mut rules = Rules::default();
+    let rule = Rule {
+        clear: Clear::OnModeChange,
+        ..*rules.of(gone)
+    };
+    rules.set(gone, rule).unwrap();
+    let mut robot = Robot::leased(rules);
+    robot.end_lease(Cause::AgentPlaneGone);
+    robot.run_ticks(10, Flags::default());
+    assert!(robot.device.is_moving(), "it ramps");
+    robot.run_ticks(200, with(failsafe::Cause::Estop));
+    let held = robot.setpoints();
+    let reset = Flags {
+        reset: true,
+        ..Flags::default()
+    };
+    let decision = robot.run(reset);
+    assert!(decision.live.has(gone), "latched until the next lease");
+    robot.run_ticks(200, Flags::default());
+    assert_eq!(robot.setpoints(), held, "a clear began a ramp");
+}
+
+#[test]
+fn a_milder_estop_than_what_else_is_live_lets_nothing_ramp() {
+    let low = failsafe::Cause::LowBattery;
+    let mut rules = demanding(low, Action::RampToRest);
+    let hold = Rule {
+        action: Action::Hold,
+        ..*rules.of(failsafe::Cause::Estop)
+    };
+    rules.set(failsafe::Cause::Estop, hold).unwrap();
+    let mut robot = Robot::leased(rules);
+    let held = robot.setpoints();
+    let mut both = with(failsafe::Cause::Estop);
+    both.conditions = both.conditions.with(low, true);
+    robot.run_ticks(200, both);
+    assert_eq!(robot.setpoints(), held);
+}
+
+#[test]
+fn a_reset_of_a_fault_ramps_nothing_through_what_it_met() {
+    let low = failsafe::Cause::LowBattery;
+    let mut robot = Robot::leased(demanding(low, Action::RampToRest));
+    robot.run_ticks(3, with(failsafe::Cause::ServoFault));
+    robot.device.open_lease(EPOCH);
+    robot.guard.lease_opened();
+    robot.run_ticks(3, with(failsafe::Cause::ServoFault));
+    let held = robot.setpoints();
+    robot.run_ticks(200, with(low));
+    assert_eq!(robot.setpoints(), held);
 }
