@@ -336,10 +336,11 @@ impl BusLoop {
         for seat in &mut self.parts.seats {
             let all = seat.first..seat.first + seat.maps.len();
             let ordered = seat.torque_sent == Some(true) && seat.torque_repeats == 0;
-            let mut any_on = false;
+            let (mut any_on, mut any_off) = (false, false);
             let samples = self.samples[all.clone()].iter();
             for (joint, (sample, watch)) in samples.zip(&mut self.limp[all]).enumerate() {
                 any_on |= sample.is_torque_enabled() == Some(true);
+                any_off |= sample.is_torque_enabled() == Some(false);
                 let reads = watch.look(sample.outcome, sample.is_torque_enabled(), ordered);
                 if reads >= LIMP_READS && most < LIMP_READS {
                     // Once a connection, which ends by it.
@@ -349,7 +350,10 @@ impl BusLoop {
                 most = most.max(reads);
             }
             if any_on {
+                seat.feedback.torque_seen = Feedback::SOME_ON;
                 seat.found_under_torque();
+            } else if any_off {
+                seat.feedback.torque_seen = Feedback::ALL_OFF;
             }
         }
         // A first suspicion is checked at once.
