@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::intent::IntentCommand;
 use crate::permission::PermissionCommand;
 use crate::run::RunOptions;
 
@@ -46,6 +47,12 @@ pub enum Command {
     },
     /// Runs a program as an agent: with a connection that can do what agents may, and no more.
     Run(RunOptions),
+    /// Shows what callers are up to, and calls it off.
+    Intent {
+        /// The verb.
+        #[command(subcommand)]
+        command: IntentCommand,
+    },
     /// Shows who may do what, and gives rights for a while.
     Permission {
         /// The verb.

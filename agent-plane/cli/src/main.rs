@@ -14,6 +14,7 @@ mod doctor;
 mod events;
 mod failsafe;
 mod failure;
+mod intent;
 mod latency;
 mod latency_window;
 mod operator;
@@ -80,6 +81,7 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
         Command::Status => status::show(&mut session, terminal),
         Command::Call { method, params } => call::raw(&mut session, terminal, method, params),
         Command::Run(options) => run::run(&mut session, &endpoint, options),
+        Command::Intent { command } => intent::intent(&mut session, terminal, command),
         Command::Permission { command } => permission::permission(&mut session, terminal, command),
         Command::Latency(options) => latency::compare(&mut session, terminal, options),
         Command::Events(options) => events::follow(&mut session, terminal, options),
