@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod audit;
 mod call;
 mod config_check;
 mod cyclictest;
@@ -33,7 +34,8 @@ use kairo_wire::Client;
 use kairo_wire::endpoint::Endpoint;
 
 use crate::arguments::{
-    Arguments, Command, ConfigCommand, DeviceCommand, FailsafeCommand, RecordCommand, RtCommand,
+    Arguments, AuditCommand, Command, ConfigCommand, DeviceCommand, FailsafeCommand, RecordCommand,
+    RtCommand,
 };
 use crate::failure::Failure;
 use crate::terminal::Terminal;
@@ -100,6 +102,7 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
         Command::Failsafe { .. }
         | Command::Record { .. }
         | Command::Replay(_)
+        | Command::Audit { .. }
         | Command::Doctor(_)
         | Command::Config { .. } => Ok(()),
         Command::Rt { command } => match command {
@@ -127,6 +130,11 @@ fn without_kernel(arguments: &Arguments, terminal: &Terminal) -> Option<Result<(
             RecordCommand::Export(options) => record::export(terminal, options),
         }),
         Command::Replay(options) => Some(record::replay(terminal, options)),
+        Command::Audit { command } => Some(match command {
+            AuditCommand::List(options) => audit::list(terminal, options),
+            AuditCommand::Verify(options) => audit::verify(terminal, options),
+            AuditCommand::Checkpoint { place } => audit::checkpoint(terminal, place),
+        }),
         Command::Failsafe { command } => match command {
             FailsafeCommand::List(options) => Some(failsafe::list(terminal, options)),
             FailsafeCommand::Simulate(options) => Some(failsafe::simulate(terminal, options)),
