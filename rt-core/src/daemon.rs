@@ -39,8 +39,9 @@ use crate::bringup::{Need, check, failures, may_arm, ordinary_threads, process};
 use crate::bus_loop::BusLoop;
 use crate::bus_supervisor::BusSupervisor;
 pub use crate::command::run_with;
-use crate::config::RobotConfig;
+use crate::config::{EstopConfig, RobotConfig};
 use crate::control_loop::ControlLoop;
+use crate::estop_memory::EstopMemory;
 use crate::journal::note;
 use crate::link_server::{EpochCounter, LinkServer, ListenError, Listener, Safety};
 use crate::operator::{Desk, OperatorServer};
@@ -129,7 +130,11 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     let (_holds, mut bringup, helper_mask) = prepare(robot);
     bringup.extend(block_panics(robot));
     let (stats, stats_fd) = make_stats()?;
-    let shared = Arc::new(Shared::new(&robot.estop));
+    let memory = EstopMemory::new(options.run_dir);
+    let shared = Arc::new(Shared::new(&EstopConfig {
+        latched_at_start: robot.estop.latched_at_start || memory.is_set(),
+        ..robot.estop.clone()
+    }));
     let bell = Wake::new().map_err(|errno| DaemonError::System {
         call: "eventfd",
         errno,
@@ -138,7 +143,7 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     let (recorder, taps) = recorder::prepare(robot, options.run_dir, &stats);
     let made = assemble(robot, &stats, &bell, &shared, taps);
     let (mut helpers, open) = start_helpers(made.supervisors, &helper_mask, &shared)?;
-    let (desk, operators) = start_operators(robot, options.run_dir, &helper_mask, &shared)?;
+    let (desk, operators) = start_operators(robot, options.run_dir, &helper_mask, &shared, memory)?;
     helpers.push(operators);
     // Not one of the helpers: its disk may hang, and nobody waits for that.
     let recording = start_recorder(recorder, &helper_mask, &shared)?;
@@ -158,7 +163,7 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     let mut welcome = describe(robot);
     (welcome.armed, welcome.bringup) = (armed, bringup);
     let server = LinkServer {
-        safety: Safety::new(desk, robot.estop.clear_over_ipc),
+        safety: Safety::new(Arc::clone(&desk), robot.estop.clear_over_ipc),
         listener,
         welcome,
         not_armed_because: not_armed_because.clone(),
@@ -177,7 +182,7 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     let _ = open.send(server);
 
     announce(robot, armed, &not_armed_because, &notifier);
-    watch(&signals, &notifier, &shared, robot, &stats);
+    watch(&signals, &notifier, &desk, robot, &stats);
     notifier.send("STOPPING=1");
     note(format_args!(
         "kairo-rt: stopping: leases end, motions come to rest"
@@ -205,11 +210,13 @@ fn start_operators(
     run_dir: &Path,
     mask: &BTreeSet<usize>,
     shared: &Arc<Shared>,
+    memory: EstopMemory,
 ) -> Result<(Arc<Desk>, Worker<()>), DaemonError> {
     let own = nix::unistd::geteuid().as_raw();
     let listener = Listener::bind(&run_dir.join(operator::SOCKET_NAME), own)?;
     let desk = Arc::new(Desk {
         shared: Arc::clone(shared),
+        memory,
         devices: robot
             .devices
             .iter()
@@ -479,13 +486,8 @@ fn decide(bringup: &[BringupCheck], strict: bool, stats: &Stats, shared: &Shared
 }
 
 /// Beats the watchdog while every loop ticks; returns when a signal asks for the end.
-fn watch(
-    signals: &SignalFd,
-    notifier: &Notifier,
-    shared: &Shared,
-    robot: &RobotConfig,
-    stats: &Stats,
-) {
+fn watch(signals: &SignalFd, notifier: &Notifier, desk: &Desk, robot: &RobotConfig, stats: &Stats) {
+    let shared = &desk.shared;
     let mut told = vec![false; robot.loops.len()];
     let mut failed = vec![false; robot.loops.len()];
     let interval = notifier.beat_interval();
@@ -499,6 +501,9 @@ fn watch(
         }
         tell_traced_calls(robot, stats, &mut told);
         tell_block_faults(robot, stats, &mut failed);
+        // What was latched by a line or at the start, and what a reset button cleared.
+        let words = shared.estop();
+        desk.memory.look(words, desk.loops, desk.devices.len());
         for (count, (seen, since)) in shared.heartbeats().iter().zip(&mut ticked) {
             if count != seen {
                 (*seen, *since) = (*count, Instant::now());

@@ -708,3 +708,21 @@ fn permission_check_says_which_rule_and_its_exit_status_is_the_answer() {
     let output = answer(false).kairo(&arguments);
     assert_eq!(output.status.code(), Some(3));
 }
+
+#[test]
+fn intents_are_shown_as_a_tree() {
+    let intent = |id: &str, name: &str, parent: Value| {
+        json!({"intent": id, "name": name, "parent": parent, "owner": "agent \"p\" (uid 7)",
+               "status": "live", "reason": ""})
+    };
+    let all = json!({"intents": [
+        intent("i1", "tidy up", Value::Null),
+        intent("i3", "grasp", json!("i1")),
+        intent("i2", "look", Value::Null),
+    ]});
+    let kernel = Kernel::start(vec![("intent.list", Answer::Result(all))]);
+    let output = kernel.kairo(&["intent", "list"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let names: Vec<&str> = said.lines().skip(1).map(|line| &line[16..24]).collect();
+    assert_eq!(names, ["tidy up ", "  grasp ", "look    "], "{said}");
+}

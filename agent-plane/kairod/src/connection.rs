@@ -129,6 +129,14 @@ impl Connection {
         before - all.len()
     }
 
+    /// Cancels every request under way.
+    pub fn cancel_all(&self) {
+        let ids: Vec<Id> = self.running.borrow().keys().cloned().collect();
+        for id in ids {
+            self.cancel(&id);
+        }
+    }
+
     /// A request that was under way ended with this frame.
     fn ended(&self, frame: Vec<u8>) {
         self.in_flight.set(self.in_flight.get() - 1);

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kairo_wire::{ErrorCode, ErrorInfo, Meta, Value};
 
@@ -22,6 +22,9 @@ use crate::plane::{Plane, SharedPlane};
 use crate::router::{Permission, Router};
 use crate::services::Services;
 use crate::topics;
+
+/// How often a kairod that ends looks whether it is done.
+const DRAIN_STEP: Duration = Duration::from_millis(5);
 
 /// Everything that more than one connection touches.
 #[derive(Debug)]
@@ -48,6 +51,8 @@ pub struct Daemon {
     pub connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     /// Connections refused because there were too many.
     pub refused_connections: Cell<u64>,
+    /// kairod ends: nothing new is begun.
+    draining: Cell<bool>,
     next_connection: Cell<u64>,
 }
 
@@ -75,6 +80,7 @@ impl Daemon {
             services: Services::default(),
             connections: RefCell::default(),
             refused_connections: Cell::new(0),
+            draining: Cell::new(false),
             next_connection: Cell::new(1),
         }
     }
@@ -84,6 +90,49 @@ impl Daemon {
         let number = self.next_connection.get();
         self.next_connection.set(number + 1);
         number
+    }
+
+    /// Whether kairod is ending.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Ends the claims now, begins nothing new, lets what is under way end, within `patience`, and
+    /// writes what is still due, within the same again. Then every intent ends too.
+    pub async fn drain(&self, patience: Duration) {
+        // Devices take their safe action now, and not when kairo-rt notices that we are gone.
+        self.plane.borrow_mut().close_all();
+        self.draining.set(true);
+        self.bus
+            .publish(topics::STOPPING, Value::Map(Vec::new()), None);
+        let all =
+            || -> Vec<Rc<Connection>> { self.connections.borrow().values().cloned().collect() };
+        let until = tokio::time::Instant::now() + patience;
+        while all().iter().any(|connection| connection.in_flight() > 0)
+            && tokio::time::Instant::now() < until
+        {
+            tokio::time::sleep(DRAIN_STEP).await;
+        }
+        let open: Vec<String> = self.intents.borrow().tops();
+        for id in open {
+            self.end_intents(&id, Status::Interrupted, "kairod was stopped");
+        }
+        for connection in all() {
+            connection.cancel_all();
+        }
+        // Subscriptions deliver the last events in turns of their own.
+        tokio::time::sleep(DRAIN_STEP).await;
+        for connection in all() {
+            connection.outgoing.close();
+        }
+        let until = tokio::time::Instant::now() + patience;
+        while all()
+            .iter()
+            .any(|connection| connection.outgoing.bytes() > 0)
+            && tokio::time::Instant::now() < until
+        {
+            tokio::time::sleep(DRAIN_STEP).await;
+        }
     }
 
     /// Whether the peer of `connection` may do `right` to `target`. Nothing is told to anybody.

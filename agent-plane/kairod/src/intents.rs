@@ -160,6 +160,12 @@ impl Intents {
         tops.map(|id| (*id).clone()).collect()
     }
 
+    /// Those that serve no other.
+    pub fn tops(&self) -> Vec<String> {
+        let tops = self.live.values().filter(|one| one.parent.is_none());
+        tops.map(|one| one.id.clone()).collect()
+    }
+
     /// Ends one; gives it as it was.
     pub fn end(&mut self, id: &str, status: Status, reason: &str) -> Option<&Intent> {
         let mut intent = self.live.remove(id)?;

@@ -31,6 +31,7 @@ mod refusal;
 mod router;
 mod server;
 mod services;
+mod spelling;
 mod subscription;
 mod topics;
 mod views;
@@ -38,6 +39,7 @@ mod views;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
@@ -64,6 +66,10 @@ struct Arguments {
     #[arg(long, env = "KAIRO_STATE_DIR", default_value = "/var/lib/kairo")]
     state_dir: PathBuf,
 }
+
+/// How long requests under way may go on when kairod is told to stop, and how long their answers
+/// may take to be read. Both fit into what kairo-init allows for a stop.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A policy that is wrong, as kairo-init and systemd know it: not worth a restart (EX_CONFIG).
 const EXIT_CONFIG_REFUSED: u8 = 78;
@@ -113,8 +119,7 @@ async fn run(arguments: &Arguments, policy: Policy) -> anyhow::Result<()> {
     }
     supervisor.send("STOPPING=1");
     eprintln!("kairod: stopping");
-    // Devices take their safe action now, and not when kairo-rt notices that we are gone.
-    daemon.plane.borrow_mut().close_all();
+    daemon.drain(DRAIN_PATIENCE).await;
     Ok(())
 }
 

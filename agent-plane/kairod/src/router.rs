@@ -22,6 +22,7 @@ use crate::daemon::Daemon;
 use crate::idempotency::{self, Begin};
 use crate::permission::{Class, DeviceLimits, Right};
 use crate::services::{Served, Service};
+use crate::spelling;
 
 /// Longest that any request may take, whatever deadline its caller allows.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -235,17 +236,12 @@ fn check_keys(name: &str, schema: &serde_json::Value, params: &Value) -> Result<
         if known.is_some_and(|known| known.contains_key(key)) {
             continue;
         }
-        let near = known
-            .into_iter()
-            .flat_map(|known| known.keys())
-            .map(|candidate| (strsim::damerau_levenshtein(candidate, key), candidate))
-            .filter(|(distance, _)| *distance <= 2)
-            .min();
-        let hint = match near {
-            Some((_, near)) => format!("did you mean `{near}`?"),
+        let names = known.into_iter().flat_map(|known| known.keys());
+        let hint = match spelling::nearest(key, names.map(String::as_str), 2) {
+            Some(near) => format!("did you mean `{near}`?"),
             None => "see kernel.introspect for its parameters".into(),
         };
-        let shown: String = key.chars().take(64).collect();
+        let shown = spelling::shown(key);
         return Err(refuse(format!("{name} has no parameter `{shown}`; {hint}"))
             .reason("unknown_key")
             .with("key", shown));
@@ -354,15 +350,11 @@ impl Router {
             .and_then(|index| self.methods.get(index))
             .ok_or_else(|| {
                 let names = self.methods.iter().map(|method| method.name);
-                let near = names
-                    .map(|known| (strsim::damerau_levenshtein(known, name), known))
-                    .min()
-                    .filter(|(distance, _)| *distance <= 3);
-                let hint = near.map_or_else(
+                let hint = spelling::nearest(name, names, 3).map_or_else(
                     || "kernel.introspect lists them".into(),
-                    |(_, near)| format!("did you mean {near}?"),
+                    |near| format!("did you mean {near}?"),
                 );
-                let shown: String = name.chars().take(64).collect();
+                let shown = spelling::shown(name);
                 ErrorInfo::new(
                     ErrorCode::NotFound,
                     format!("there is no method {shown:?}; {hint}"),
@@ -438,6 +430,10 @@ impl Router {
         connection: &Rc<Connection>,
         request: Request,
     ) -> Result<Work, ErrorInfo> {
+        if daemon.is_draining() {
+            let error = ErrorInfo::new(ErrorCode::Unavailable, "kairod is stopping; try again");
+            return Err(error.reason("draining").retry(Some(1000)));
+        }
         let method = match self.find(&request.method) {
             Ok(method) => method,
             Err(unknown) => {

@@ -13,6 +13,10 @@ pub const MAX_PATTERNS: usize = 32;
 pub const TOPICS: &[(&str, &str)] = &[
     (READY, "kairod answers on its socket"),
     (
+        STOPPING,
+        "kairod ends: all claims have ended, nothing new is begun",
+    ),
+    (
         RT_CONNECTED,
         "the link to kairo-rt is up: {robot, build, armed}",
     ),
@@ -70,6 +74,8 @@ pub const TOPICS: &[(&str, &str)] = &[
 
 /// See [`TOPICS`].
 pub const READY: &str = "kairo.system.ready";
+/// See [`TOPICS`].
+pub const STOPPING: &str = "kairo.system.stopping";
 /// See [`TOPICS`].
 pub const RT_CONNECTED: &str = "kairo.system.rt.connected";
 /// See [`TOPICS`].

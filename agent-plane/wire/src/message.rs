@@ -291,11 +291,20 @@ pub trait Message: Serialize {
 /// enumeration from its name.
 ///
 /// # Errors
-/// What is wrong with it, in words.
+/// What is wrong with it, in words, with the field that it is wrong with.
 pub fn typed<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, String> {
     let mut bytes = Vec::new();
     rmpv::encode::write_value(&mut bytes, value).map_err(|error| error.to_string())?;
-    rmp_serde::from_slice(&bytes).map_err(|error| error.to_string())
+    let mut decoder = rmp_serde::Deserializer::from_read_ref(&bytes);
+    serde_path_to_error::deserialize(&mut decoder).map_err(|error| {
+        let path = error.path().to_string();
+        let wrong = error.into_inner();
+        match path.as_str() {
+            // About the whole of it, and then it says itself which field is missing.
+            "." => wrong.to_string(),
+            path => format!("`{path}`: {wrong}"),
+        }
+    })
 }
 
 /// The frame of the response whose result is already encoded.
