@@ -295,9 +295,9 @@ impl Daemon {
         target: &str,
         builtin: &[Class],
     ) -> Decision {
-        let subject = connection.identity.subject();
+        let subject = connection.identity.as_subject();
         let table = self.permissions.borrow();
-        table.decide(&subject, right, target, builtin, Now::read())
+        table.decide(&subject, right, target, builtin, Now::read)
     }
 
     fn denied(

@@ -209,7 +209,7 @@ fn check(call: &Call, params: &CheckParams) -> Result<Checked, ErrorInfo> {
         _ => &[],
     };
     let table = call.daemon.permissions.borrow();
-    let decision = table.decide(&subject, params.right, &params.target, classes, Now::read());
+    let decision = table.decide(&subject, params.right, &params.target, classes, Now::read);
     let Decision {
         allowed,
         rule,
@@ -217,7 +217,7 @@ fn check(call: &Call, params: &CheckParams) -> Result<Checked, ErrorInfo> {
     } = decision;
     Ok(Checked {
         allowed,
-        rule,
+        rule: rule.into_owned(),
         limits,
     })
 }
