@@ -9,8 +9,10 @@
 
 pub mod command;
 pub mod host;
+pub mod ipc;
 pub mod link;
 pub mod mark;
+mod outside;
 pub mod record;
 pub mod report;
 
@@ -35,6 +37,11 @@ const COMMAND: Bench = Bench {
     summary: "from device.send to the servo bus, from expiry to safety; beside a socket ping-pong",
     run: command::run,
 };
+const IPC: Bench = Bench {
+    name: "ipc",
+    summary: "calls over kairod's socket, beside a raw socket, zbus and tonic; a minute",
+    run: ipc::run,
+};
 const LINK: Bench = Bench {
     name: "link",
     summary: "rings, latest values and histograms beside rtrb and iceoryx2; two minutes",
@@ -47,7 +54,7 @@ const RECORD: Bench = Bench {
 };
 
 /// All benchmarks.
-pub const BENCHES: [Bench; 3] = [COMMAND, LINK, RECORD];
+pub const BENCHES: [Bench; 4] = [COMMAND, IPC, LINK, RECORD];
 
 /// The benchmark called `name`.
 ///

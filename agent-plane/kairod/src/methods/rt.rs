@@ -16,6 +16,7 @@ use kairo_wire::{ErrorCode, ErrorInfo};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Audited;
 use crate::device::Device;
 use crate::plane::Plane;
 use crate::refusal;
@@ -41,19 +42,22 @@ pub fn methods() -> Vec<Method> {
             Permission::Actuate,
             "Stops every device, now; every claim ends. Only an operator can clear it.",
             async |call, NoParams {}| stop(&call, false).await,
-        ),
+        )
+        .audited(Audited::After),
         Method::new(
             "rt.clear_estop",
             Permission::Admin,
             "Clears the e-stop, where robot.toml allows it over IPC and every input is good.",
             async |call, NoParams {}| stop(&call, true).await,
-        ),
+        )
+        .audited(Audited::Before),
         Method::new(
             "rt.reset",
             Permission::Actuate,
             "Counts from now on. kairod remembers what was counted; kairo-rt is only read.",
             async |call, NoParams {}| reset(&call),
-        ),
+        )
+        .audited(Audited::After),
     ]
 }
 
