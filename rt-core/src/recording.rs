@@ -22,6 +22,7 @@ use kairo_record::recorded;
 use kairo_record::state::State;
 use kairo_record::tap::Entry;
 
+use crate::estop::LinesSeen;
 use crate::exchange::{Feedback, Goals, JointFeedback};
 use crate::order::{LeaseChannel, Order};
 use crate::periodic::Period;
@@ -50,6 +51,9 @@ pub mod tag {
     pub const DRIVEN: u16 = 9;
     /// Input: what the whole robot's e-stops and operators say.
     pub const SAFETY: u16 = 10;
+    /// Input: what the GPIO lines are, when that has changed. No tick reads it: what it decides by
+    /// is in `SAFETY`, and this says why.
+    pub const LINES: u16 = 11;
     /// Output: goals for a device.
     pub const GOALS: u16 = 32;
     /// Output: an answer to a command, or a notice.
@@ -305,6 +309,8 @@ impl From<&DeviceState> for Outcome {
     }
 }
 
+recorded!(LinesSeen { open: u64, reset: bool, fresh: bool } fixed {});
+
 recorded!(Period {
     number: u64,
     planned: MonoNs,
@@ -372,6 +378,7 @@ pub fn entries() -> Vec<EntryHeader> {
         describe::<u64>(tag::BLOCK_FAULT, "block_fault", "loop"),
         describe::<f64>(tag::DRIVEN, "driven", "wire"),
         describe::<RobotFlags>(tag::SAFETY, "safety", "loop"),
+        describe::<LinesSeen>(tag::LINES, "lines", "loop"),
         describe::<Goals>(tag::GOALS, "goals", "device"),
         describe::<Reply>(tag::REPLY, "reply", "device"),
         describe::<Outcome>(tag::OUTCOME, "outcome", "device"),

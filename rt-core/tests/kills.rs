@@ -208,8 +208,9 @@ fn run_real_time(directory: &Path, board: Board) {
     let desk = Arc::new(Desk {
         shared: Arc::clone(&shared),
         devices: Vec::new(),
-        inputs: Vec::new(),
+        lines: Vec::new(),
         loops: 1,
+        stats: kairo_link::stats::Stats::empty(),
     });
     let server = LinkServer {
         safety: Safety::new(desk, false),

@@ -20,8 +20,9 @@ fn server(
     let desk = Arc::new(crate::operator::Desk {
         shared: Arc::clone(&shared),
         devices: vec!["arm".into()],
-        inputs: Vec::new(),
+        lines: Vec::new(),
         loops: 1,
+        stats: kairo_link::stats::Stats::empty(),
     });
     let server = LinkServer {
         safety: Safety::new(desk, false),
