@@ -40,6 +40,21 @@ struct Inhibit {
     action: SafeAction,
 }
 
+/// What the failsafe machine demands of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restraint {
+    /// What to do.
+    pub action: Action,
+    /// Why.
+    pub cause: Cause,
+    /// Whether commands are refused, or an accepted one goes before it.
+    pub refuses: bool,
+    /// Whether it begins with this step: a command accepted before does not go on then.
+    pub begins: bool,
+    /// Whether nothing may move: what would ramp holds.
+    pub stands_still: bool,
+}
+
 /// What a tick is called in replies and states.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tick {
@@ -300,55 +315,38 @@ impl Device {
         self.in_force = None;
     }
 
-    /// The lease in force, if any, ends, and the safe action begins. rt-safe.
+    /// The lease in force, if any, ends; see [`Device::take_safe_action`]. rt-safe.
     pub fn end_lease(&mut self, now: MonoNs, cause: Cause) {
         self.lease_epoch = 0;
         self.newest_sequence = 0;
         self.take_safe_action(now, cause);
     }
 
-    /// No command is in force any more, and the declared safe action begins. Asked for again for
-    /// the same cause, it goes on. rt-safe.
+    /// No command is in force any more: the device slows down and holds, which is safe at once, and
+    /// the failsafe machine says what more is to be done, in this tick or, when it has decided
+    /// already, in the next. What is being done already goes on, as far as `cause` lets it.
+    /// rt-safe.
     pub fn take_safe_action(&mut self, now: MonoNs, cause: Cause) {
+        let action = match self.phase {
+            Phase::Safe => self.sequence.action(),
+            _ => SafeAction::Hold,
+        };
         // What inhibits, and then a latched fault, have the say: an end of the lease meanwhile must
         // not set off a milder action, or a ramp through what is in the way.
         let (cause, action) = match (self.inhibit, self.fault) {
             (Some(inhibit), _) => (inhibit.cause, inhibit.action),
-            (None, Some(fault)) => (fault.cause, self.safe_action.because_of(fault.cause)),
-            (None, None) => (cause, self.safe_action.because_of(cause)),
+            (None, Some(fault)) => (fault.cause, action.because_of(fault.cause)),
+            (None, None) => (cause, action.because_of(cause)),
         };
         self.take_action(now, cause, action);
     }
 
-    /// Forbids motion until [`Device::allow`]: commands are refused, and `action`, or without one
-    /// the declared safe action, begins. Asked for again with the same words, it goes on. Outranks
-    /// commands; a fault that is found meanwhile is latched all the same. rt-safe.
-    pub fn inhibit(&mut self, now: MonoNs, cause: Cause, action: Option<SafeAction>) {
-        let action = action.unwrap_or(self.safe_action.because_of(cause));
-        let inhibit = Some(Inhibit { cause, action });
-        if self.inhibit != inhibit {
-            self.inhibit = inhibit;
-            self.take_action(now, cause, action);
-        }
-    }
-
-    /// Allows motion again. The device stays as the safe action left it until its next command.
-    /// rt-safe.
-    pub fn allow(&mut self) {
-        self.inhibit = None;
-    }
-
-    /// The failsafe machine demands `action`: nothing is followed while it `refuses` commands.
-    /// Called every tick for as long as it does; another action than before begins anew. rt-safe.
-    /// `begins`: with this step; a command accepted before does not go on then.
-    pub fn restrain(
-        &mut self,
-        now: MonoNs,
-        action: Action,
-        cause: Cause,
-        (refuses, begins): (bool, bool),
-    ) {
-        let action = match action {
+    /// The failsafe machine demands an action: nothing is followed while it refuses commands.
+    /// Called every tick for as long as it does; another action than before begins anew. A fault
+    /// that is found meanwhile is latched all the same. rt-safe.
+    pub fn restrain(&mut self, now: MonoNs, restraint: Restraint) {
+        let cause = restraint.cause;
+        let action = match restraint.action {
             Action::Hold => SafeAction::Hold,
             Action::RampToRest => SafeAction::Ramp,
             Action::TorqueOff => SafeAction::TorqueOff,
@@ -358,8 +356,12 @@ impl Device {
         let action = action.because_of(cause);
         let fault = self.fault.map(|fault| fault.cause);
         let action = fault.map_or(action, |cause| action.because_of(cause));
-        self.inhibit = refuses.then_some(Inhibit { cause, action });
-        if self.phase == Phase::Following && !refuses && !begins {
+        let action = match (restraint.stands_still, action) {
+            (true, SafeAction::Ramp) => SafeAction::Hold,
+            (_, action) => action,
+        };
+        self.inhibit = restraint.refuses.then_some(Inhibit { cause, action });
+        if self.phase == Phase::Following && !restraint.refuses && !restraint.begins {
             return;
         }
         if self.phase == Phase::Safe && self.cause == cause && self.sequence.action() != action {

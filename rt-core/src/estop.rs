@@ -310,6 +310,7 @@ impl Reader {
         let flags = Flags {
             conditions: CauseSet::from_bits((raised & 0xffff) as u16).with(Cause::Estop, pressed),
             mode_changed: false,
+            commanded: false,
             reset: button || asked,
             takeover: (takeovers != self.takeovers).then_some(Taker::Operator),
             defer: words.deferred.load(Ordering::Acquire) != 0,

@@ -194,6 +194,7 @@ impl From<Flags> for RobotFlags {
             conditions,
             // Of a device.
             mode_changed: _,
+            commanded: _,
             reset,
             takeover,
             defer,
@@ -212,6 +213,7 @@ impl From<RobotFlags> for Flags {
         Self {
             conditions: CauseSet::from_bits((taken.conditions & 0xffff) as u16),
             mode_changed: false,
+            commanded: false,
             reset: taken.reset,
             takeover: taken.operator_takes_over.then_some(Taker::Operator),
             defer: taken.defer,

@@ -209,7 +209,10 @@ impl Simulation {
     fn new(rules: Rules, latched: bool) -> Self {
         Self {
             rules,
-            state: State::starting(0, latched),
+            state: match latched {
+                true => State::starting(0, true),
+                false => State::in_use(0),
+            },
             flags: Flags::default(),
             now_ms: 0,
             told: None,
@@ -222,6 +225,7 @@ impl Simulation {
         let (state, told) = step(now_ns, self.state, self.flags, &self.rules);
         self.state = state;
         self.flags.mode_changed = false;
+        self.flags.commanded = false;
         self.flags.takeover = None;
         self.told = Some(told);
         told
@@ -319,6 +323,9 @@ fn why(now_ms: u64, told: &Decision, state: &State, flags: Flags, rules: &Rules)
     for cause in told.cleared.iter() {
         parts.push(format!("{cause} cleared"));
     }
+    if told.stands_still && !told.live.is_empty() {
+        parts.push("nothing ramps before the next lease".into());
+    }
     if told.takeover_granted {
         parts.push("takeover granted".into());
     }
@@ -342,7 +349,8 @@ impl Row {
             "taken_over": names(self.told.taken_over),
             "agent_may_command": self.told.agent_may_command,
             "operator_may_take_over": self.told.operator_may_take_over,
-            "takeover_granted": self.told.takeover_granted, "why": self.why,
+            "takeover_granted": self.told.takeover_granted,
+            "stands_still": self.told.stands_still, "why": self.why,
         })
     }
 

@@ -87,6 +87,20 @@ impl Cause {
         self as usize
     }
 
+    /// Whether a device must not move, not even to rest, while it is live: in an emergency, at the
+    /// end, after a fault of the device itself, and without news of where it is. rt-safe.
+    pub const fn must_not_move(self) -> bool {
+        matches!(
+            self,
+            Self::Estop
+                | Self::ShuttingDown
+                | Self::ServoFault
+                | Self::FollowingError
+                | Self::BusLost
+                | Self::FeedbackStale
+        )
+    }
+
     /// The cause of this name, if any; `-` and `_` are the same.
     pub fn from_name(name: &str) -> Option<Self> {
         let same = |cause: &Self| {

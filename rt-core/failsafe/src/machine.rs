@@ -26,6 +26,8 @@ pub struct Flags {
     pub conditions: CauseSet,
     /// A lease began since the last step.
     pub mode_changed: bool,
+    /// A command was accepted since the last step.
+    pub commanded: bool,
     /// The level of the reset: its rising edge resets, a level that stays does nothing.
     pub reset: bool,
     /// Somebody wants to take over.
@@ -43,12 +45,15 @@ pub struct State {
     held: CauseSet,
     since_ns: [u64; CAUSES],
     reset_level: bool,
+    /// Nobody has led the device since the start, or since it had to stand still.
+    stands_still: bool,
 }
 
 impl State {
     /// The state to start in. With `latched`, an e-stop is live from the beginning.
     ///
-    /// A reset that is held from before the start is no edge.
+    /// A reset that is held from before the start is no edge. The device stands still until its
+    /// first lease.
     pub const fn starting(now_ns: u64, latched: bool) -> Self {
         Self {
             live: CauseSet::EMPTY.with(Cause::Estop, latched),
@@ -56,6 +61,15 @@ impl State {
             held: CauseSet::EMPTY,
             since_ns: [now_ns; CAUSES],
             reset_level: true,
+            stands_still: true,
+        }
+    }
+
+    /// A state in which nothing is live and the device is being led.
+    pub const fn in_use(now_ns: u64) -> Self {
+        Self {
+            stands_still: false,
+            ..Self::starting(now_ns, false)
         }
     }
 
@@ -65,7 +79,7 @@ impl State {
         let mut words = [0; STATE_WORDS];
         words[..CAUSES].copy_from_slice(&self.since_ns);
         words[CAUSES] = sets[0] | (sets[1] << 16) | (sets[2] << 32);
-        words[CAUSES + 1] = u64::from(self.reset_level);
+        words[CAUSES + 1] = u64::from(self.reset_level) | (u64::from(self.stands_still) << 1);
         words
     }
 
@@ -79,7 +93,8 @@ impl State {
             taken_over: set(16),
             held: set(32),
             since_ns,
-            reset_level: words[CAUSES + 1] != 0,
+            reset_level: words[CAUSES + 1] & 1 != 0,
+            stands_still: words[CAUSES + 1] & 2 != 0,
         }
     }
 
@@ -101,6 +116,11 @@ impl State {
     /// The level of the reset in the step before. rt-safe.
     pub const fn reset_level(&self) -> bool {
         self.reset_level
+    }
+
+    /// Whether the device must not be moved by an action. rt-safe.
+    pub const fn stands_still(&self) -> bool {
+        self.stands_still
     }
 
     /// When `cause` became live, or its condition came back after a takeover; meaningless while it
@@ -137,6 +157,10 @@ pub struct Decision {
     pub operator_may_take_over: bool,
     /// Whether the takeover that was asked for in this step was granted.
     pub takeover_granted: bool,
+    /// Whether no action may move the device: while a cause under which it must not move is live,
+    /// and after it until somebody leads it anew, with a lease or an accepted command. An end of
+    /// such a cause starts nothing. What would ramp holds; a declared safe action too.
+    pub stands_still: bool,
 }
 
 /// One step of the machine. rt-safe.
@@ -182,6 +206,10 @@ pub fn step(now_ns: u64, state: State, flags: Flags, rules: &Rules) -> (State, D
             next.taken_over = next.taken_over.with(cause, stops);
         }
     }
+    // Also in the step in which such a cause ends: what is led then was led before the end.
+    let mut stopped = state.live.iter().chain(next.live.iter());
+    let led = flags.mode_changed || flags.commanded;
+    next.stands_still = stopped.any(Cause::must_not_move) || (state.stands_still && !led);
     let decision = decide(now_ns, &next, flags.defer, rules);
     let decision = Decision {
         raised,
@@ -220,13 +248,17 @@ fn decide(now_ns: u64, state: &State, defer: bool, rules: &Rules) -> Decision {
         agent_may_command: true,
         operator_may_take_over: may_take_over(state, rules, Taker::Operator),
         takeover_granted: false,
+        stands_still: state.stands_still,
     };
     for cause in state.live.iter() {
         let rule = rules.of(cause);
         // A clock that goes backwards finds an age beyond every delay: never longer, only shorter.
         let age_ns = now_ns.wrapping_sub(state.since_ns(cause));
         let within = |limit_ms: u64| age_ns < limit_ms.saturating_mul(NS_PER_MS);
-        let mut demanded = rule.action;
+        let mut demanded = match (state.stands_still, rule.action) {
+            (true, Action::RampToRest) => Action::Hold,
+            (_, action) => action,
+        };
         let taken_over = state.taken_over.has(cause);
         let deferred = defer && rule.deferrable && within(rules.defer_max_ms());
         if taken_over || deferred {

@@ -192,8 +192,8 @@ impl Rules {
     /// Changes what `cause` does. setup-only.
     ///
     /// # Errors
-    /// What would make the e-stop no e-stop, a ramp under an e-stop or into what was hit, and
-    /// delays out of bounds.
+    /// What would make the e-stop no e-stop, a ramp under an e-stop, into what was hit or from who
+    /// knows where, and delays out of bounds.
     pub fn set(&mut self, cause: Cause, rule: Rule) -> Result<(), RuleError> {
         let own = default_rule(cause);
         if matches!(cause, Cause::Estop | Cause::ShuttingDown) {
@@ -208,11 +208,7 @@ impl Rules {
                 return Err(RuleError::TooMild(cause, rule.action));
             }
         }
-        let stays = matches!(
-            cause,
-            Cause::Estop | Cause::ShuttingDown | Cause::FollowingError
-        );
-        if stays && rule.action == Action::RampToRest {
+        if cause.must_not_move() && rule.action == Action::RampToRest {
             return Err(RuleError::MustNotMove(cause, rule.action));
         }
         if rule.hold_first_ms > HOLD_FIRST_LONGEST_MS {

@@ -20,7 +20,13 @@ const OLDEST_S: u64 = 3;
 
 /// What `cause` must demand at least, told from the outside: by its rule, its age and its standing.
 fn demanded(now: u64, state: &State, flags: Flags, rules: &Rules, cause: Cause) -> Action {
-    let rule = rules.of(cause);
+    let rule = Rule {
+        action: match (state.stands_still(), rules.of(cause).action) {
+            (true, Action::RampToRest) => Action::Hold,
+            (_, action) => action,
+        },
+        ..*rules.of(cause)
+    };
     let age = now - state.since_ns(cause);
     let deferred = flags.defer && rule.deferrable && age < rules.defer_max_ms() * 1_000_000;
     if state.taken_over().has(cause) || deferred {
@@ -93,6 +99,17 @@ fn check(now: u64, before: &State, flags: Flags, rules: &Rules, after: &State, t
         assert!(told.agent_may_command);
     }
     estop_wins(edge, before, flags, after, told);
+    stands_still(before, flags, after, told);
+}
+
+/// Nothing ramps while it must not move, nor after it, before somebody leads it anew.
+fn stands_still(before: &State, flags: Flags, after: &State, told: &Decision) {
+    let lives = |state: &State| state.live().iter().any(Cause::must_not_move);
+    let led = flags.mode_changed || flags.commanded;
+    let still = lives(before) || lives(after) || (before.stands_still() && !led);
+    assert_eq!(after.stands_still(), still, "{flags:?}");
+    assert_eq!(told.stands_still, still);
+    assert!(!still || told.action != Action::RampToRest, "{flags:?}");
 }
 
 fn estop_wins(edge: bool, before: &State, flags: Flags, after: &State, told: &Decision) {
@@ -106,12 +123,13 @@ fn estop_wins(edge: bool, before: &State, flags: Flags, after: &State, told: &De
 
 /// All that can be flagged besides conditions.
 fn events() -> impl Iterator<Item = Flags> {
-    (0..24).map(|bits| Flags {
+    (0..48).map(|bits| Flags {
         conditions: CauseSet::EMPTY,
         mode_changed: bits & 1 != 0,
         reset: bits & 2 != 0,
         defer: bits & 4 != 0,
-        takeover: [None, Some(Taker::Agent), Some(Taker::Operator)][bits >> 3],
+        commanded: bits & 8 != 0,
+        takeover: [None, Some(Taker::Agent), Some(Taker::Operator)][bits >> 4],
     })
 }
 
@@ -148,7 +166,7 @@ fn every_set_of_causes_under_every_event_demands_its_highest_action() {
             }
         }
     }
-    assert_eq!(steps, 2 * 65_536 * 24);
+    assert_eq!(steps, 2 * 65_536 * 48);
 }
 
 /// Every rule a robot can write, but that an action stands for its kind.
@@ -158,7 +176,7 @@ fn every_rule() -> Vec<Rule> {
         Action::None,
         Action::Warn,
         Action::Hold,
-        Action::Land,
+        Action::RampToRest,
         Action::TorqueOff,
     ] {
         for hold_first_ms in [0, 2_000] {
@@ -181,7 +199,7 @@ fn every_rule() -> Vec<Rule> {
 }
 
 /// What tells states apart, for causes `a` and `b`.
-fn key(now: u64, state: &State) -> (u16, u16, u16, bool, [u64; 2]) {
+fn key(now: u64, state: &State) -> (u16, u16, u16, [bool; 2], [u64; 2]) {
     let age = |cause| match state.live().has(cause) {
         true => (now - state.since_ns(cause))
             .div_euclid(SECOND_NS)
@@ -194,7 +212,7 @@ fn key(now: u64, state: &State) -> (u16, u16, u16, bool, [u64; 2]) {
         bits(state.live()),
         bits(state.taken_over()),
         bits(state.held()),
-        state.reset_level(),
+        [state.reset_level(), state.stands_still()],
         ages,
     )
 }
@@ -264,6 +282,7 @@ fn with(causes: &[Cause]) -> Flags {
 const QUIET: Flags = Flags {
     conditions: CauseSet::EMPTY,
     mode_changed: false,
+    commanded: false,
     reset: false,
     takeover: None,
     defer: false,
@@ -403,7 +422,7 @@ fn a_command_from_before_the_cause_does_not_take_over_from_it() {
 }
 
 #[test]
-fn nothing_ramps_under_an_estop_at_the_end_or_into_what_was_hit() {
+fn no_rule_ramps_where_the_device_must_not_move() {
     for cause in Cause::ALL {
         let mut rules = Rules::default();
         let ramp = Rule {
@@ -412,7 +431,12 @@ fn nothing_ramps_under_an_estop_at_the_end_or_into_what_was_hit() {
         };
         let stays = matches!(
             cause,
-            Cause::Estop | Cause::ShuttingDown | Cause::FollowingError
+            Cause::Estop
+                | Cause::ShuttingDown
+                | Cause::ServoFault
+                | Cause::FollowingError
+                | Cause::BusLost
+                | Cause::FeedbackStale
         );
         let refused = Err(RuleError::MustNotMove(cause, Action::RampToRest));
         let expected = if stays { refused } else { Ok(()) };
@@ -505,10 +529,12 @@ fn any_flags() -> impl Strategy<Value = Flags> {
     ];
     // Few conditions at a time, or nothing would ever clear.
     let bits = (any::<u16>(), any::<u16>(), any::<u16>()).prop_map(|(a, b, c)| a & b & c);
-    (bits, any::<bool>(), any::<bool>(), any::<bool>(), taker).prop_map(
-        |(bits, mode_changed, reset, defer, takeover)| Flags {
+    let led = (any::<bool>(), any::<bool>());
+    (bits, led, any::<bool>(), any::<bool>(), taker).prop_map(
+        |(bits, (mode_changed, commanded), reset, defer, takeover)| Flags {
             conditions: CauseSet::from_bits(bits),
             mode_changed,
+            commanded,
             reset,
             takeover,
             defer,
@@ -542,4 +568,40 @@ proptest! {
             state = next;
         }
     }
+}
+
+#[test]
+fn a_cause_that_outlives_an_estop_ramps_only_after_the_next_lease() {
+    let mut rules = Rules::default();
+    let low = Rule {
+        action: Action::RampToRest,
+        hold_first_ms: 0,
+        ..*rules.of(Cause::LowBattery)
+    };
+    rules.set(Cause::LowBattery, low).unwrap();
+    let both = with(&[Cause::Estop, Cause::LowBattery]);
+    let cleared = Flags {
+        reset: true,
+        ..with(&[Cause::LowBattery])
+    };
+    let later = with(&[Cause::LowBattery]);
+    let lease = Flags {
+        mode_changed: true,
+        ..later
+    };
+    let mut script = vec![(0, lease)];
+    let action = |script: &[(u64, Flags)]| play(&rules, false, script).action;
+    assert_eq!(action(&script), Action::RampToRest);
+    script.push((1, both));
+    assert_eq!(
+        action(&script),
+        Action::SafeAction,
+        "the e-stop outranks it"
+    );
+    script.push((2, cleared));
+    assert_eq!(action(&script), Action::Hold, "a clear moves nothing");
+    script.push((100_000, later));
+    assert_eq!(action(&script), Action::Hold, "and time does not");
+    script.push((100_001, lease));
+    assert_eq!(action(&script), Action::RampToRest);
 }

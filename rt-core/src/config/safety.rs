@@ -178,7 +178,7 @@ fn read_rule(
     rule.hold_first_ms = delay.map_or(0, |delay| delay.value.unsigned_abs());
     let deferrable = table.boolean(problems, "deferrable", own.deferrable);
     rule.deferrable = deferrable.unwrap_or(own.deferrable);
-    let (span, key) = (table.span(), table.path_of("action"));
+    let (span, key) = (table.span_of("action"), table.path_of("action"));
     table.finish(problems);
     for device in devices.iter().filter(|device| !can(device, rule.action)) {
         let message = format!("device \"{}\" cannot {}", device.name, rule.action);

@@ -56,6 +56,12 @@ impl<'d> TableReader<'d> {
         self.span.clone()
     }
 
+    /// Where the value of `key` is; the table, where it is absent.
+    pub(super) fn span_of(&mut self, key: &'static str) -> Range<usize> {
+        let value = self.look_up(key);
+        value.map_or_else(|| self.span(), Spanned::span)
+    }
+
     fn look_up(&mut self, key: &'static str) -> Option<&'d Spanned<DeValue<'d>>> {
         if !self.asked.contains(&key) {
             self.asked.push(key);

@@ -317,6 +317,22 @@ fn rules_that_no_device_can_keep_are_refused() {
 }
 
 #[test]
+fn a_ramp_where_the_device_must_not_move_is_refused_with_its_line() {
+    for cause in ["servo_fault", "bus_lost", "feedback_stale"] {
+        let text = format!("[failsafe.{cause}]\nclear = \"on-reset\"\naction = \"ramp-to-rest\"");
+        let problems = problems_with(&text);
+        let line = SO101.lines().count() + 4;
+        let said = format!("ramp-to-rest moves the device, as it must not under {cause}; use hold");
+        let refusal = problems.lines().find(|problem| problem.contains(&said));
+        let refusal = refusal.unwrap_or_else(|| panic!("{said:?} is not in {problems}"));
+        assert!(
+            refusal.contains(&format!(":{line}:")),
+            "line {line}: {refusal}"
+        );
+    }
+}
+
+#[test]
 fn an_estop_is_latched_at_the_start_unless_a_reason_is_given() {
     let robot = so101_and("").expect("it is valid");
     assert!(robot.estop.latched_at_start && !robot.estop.clear_over_ipc);

@@ -3,14 +3,14 @@
 //! rt-safe. It maps what the loop and the device know to the flags of `kairo_failsafe`, runs a step
 //! of the machine a tick, and says what to do to the device. It decides nothing itself.
 
-use kairo_failsafe::{self as failsafe, Action, Clear, Decision, Flags, Rules, State, Taker};
+use kairo_failsafe::{self as failsafe, Clear, Decision, Flags, Rules, State, Taker};
 use kairo_link::MonoNs;
 use kairo_link::abi::{Cause, Command, Mode, Phase};
 use kairo_record::state::{Malformed, Sink, Source, State as Recorded};
 
 use super::heat::Heat;
 use crate::config::FailsafeConfig;
-use crate::device::{Device, Tick};
+use crate::device::{Device, Restraint, Tick};
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub struct Guard {
     /// What made the device safe last and has not been made up for by an accepted command.
     ended_by: Option<(failsafe::Cause, Cause)>,
     lease_opened: bool,
+    /// A command was accepted since the last step.
+    commanded: bool,
     /// An accepted command went before a live cause.
     agent_took_over: bool,
     overran: bool,
@@ -46,6 +48,7 @@ impl Guard {
             troubled: false,
             ended_by: None,
             lease_opened: false,
+            commanded: false,
             agent_took_over: false,
             overran: false,
             restrained: false,
@@ -88,6 +91,7 @@ impl Guard {
         if command.mode == Mode::Reset as u32 {
             return;
         }
+        self.commanded = true;
         self.agent_took_over = self.stops;
         self.ended_by = None;
     }
@@ -141,6 +145,7 @@ impl Guard {
         let flags = Flags {
             conditions,
             mode_changed,
+            commanded: std::mem::take(&mut self.commanded),
             takeover: robot.takeover.or(agent),
             ..robot
         };
@@ -160,12 +165,13 @@ impl Guard {
                 self.restrained = true;
                 let mut raised = decision.raised.iter();
                 let begins = !before || raised.any(|cause| decision.stopping.has(cause));
-                Some(Order::Restrain {
+                Some(Order::Restrain(Restraint {
                     action: decision.action,
                     cause: self.in_states(decision.cause),
                     refuses: !decision.agent_may_command,
                     begins,
-                })
+                    stands_still: decision.stands_still,
+                }))
             }
             (false, true) => {
                 self.restrained = false;
@@ -202,6 +208,7 @@ impl Recorded for Guard {
             troubled,
             ended_by,
             lease_opened,
+            commanded,
             agent_took_over,
             overran,
             restrained,
@@ -217,6 +224,7 @@ impl Recorded for Guard {
             stops,
             troubled,
             lease_opened,
+            commanded,
             agent_took_over,
             overran,
             restrained,
@@ -242,6 +250,7 @@ impl Recorded for Guard {
         self.stops.load(source)?;
         self.troubled.load(source)?;
         self.lease_opened.load(source)?;
+        self.commanded.load(source)?;
         self.agent_took_over.load(source)?;
         self.overran.load(source)?;
         self.restrained.load(source)
@@ -256,6 +265,7 @@ impl Recorded for Guard {
             "stops",
             "troubled",
             "lease_opened",
+            "commanded",
             "agent_took_over",
             "overran",
             "restrained",
@@ -268,14 +278,8 @@ impl Recorded for Guard {
 /// What to do to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
-    /// Take this action; refuse commands, or let an accepted one go before it.
-    Restrain {
-        action: Action,
-        cause: Cause,
-        refuses: bool,
-        /// Whether a cause of it was raised with this step: then a command from before ends.
-        begins: bool,
-    },
+    /// Do this.
+    Restrain(Restraint),
     /// Commands are welcome again.
     Release,
 }

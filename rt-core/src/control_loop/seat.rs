@@ -112,14 +112,7 @@ impl Seat {
             self.end_lease(tap, tick, Cause::EmergencyStop);
         }
         match self.guard.tell(&decision) {
-            Some(Safety::Restrain {
-                action,
-                cause,
-                refuses,
-                begins,
-            }) => self
-                .device
-                .restrain(tick.time, action, cause, (refuses, begins)),
+            Some(Safety::Restrain(restraint)) => self.device.restrain(tick.time, restraint),
             Some(Safety::Release) => self.device.release(tick.time),
             None => {}
         }

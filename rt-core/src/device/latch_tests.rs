@@ -166,6 +166,7 @@ fn ramps_to_the_declared_pose_at_the_declared_speed_and_holds() {
     let state = bench.device.state(bench.tick);
     assert!(state.phase_since_ns - expires < PERIOD_NS);
     assert_eq!(state.phase_since_tick, bench.tick.number);
+    bench.demand_safe_action(Cause::CommandExpired);
     bench.run_ticks(80);
     let mut before = bench.setpoints();
     while bench.device.is_moving() {
@@ -187,9 +188,7 @@ fn what_inhibits_outranks_commands_and_its_action_is_taken_once() {
     bench.send(1, [-0.9, 0.9]);
     bench.run_ticks(20);
     for _ in 0..100 {
-        let now = bench.tick.time;
-        let action = Some(SafeAction::TorqueOff);
-        bench.device.inhibit(now, Cause::EmergencyStop, action);
+        bench.restrain(Action::TorqueOff, Cause::EmergencyStop, true);
         bench.run_tick();
     }
     assert_eq!(bench.standing(), (Phase::Safe, Cause::EmergencyStop));
@@ -199,7 +198,7 @@ fn what_inhibits_outranks_commands_and_its_action_is_taken_once() {
         "never let go: it began again every tick"
     );
     assert_eq!(bench.send(2, [0.0, 0.0]), Verdict::Inhibited);
-    bench.device.allow();
+    bench.device.release(bench.tick.time);
     bench.run_tick();
     assert_eq!(
         bench.device.goals().torque,
@@ -240,14 +239,11 @@ fn what_inhibits_can_become_more_drastic_and_no_end_of_a_lease_makes_it_milder()
     let mut bench = Bench::leased(SafeAction::Hold);
     bench.send(1, [-0.9, 0.9]);
     bench.run_ticks(20);
-    let now = bench.tick.time;
-    let hold = Some(SafeAction::Hold);
-    bench.device.inhibit(now, Cause::EmergencyStop, hold);
+    bench.restrain(Action::Hold, Cause::EmergencyStop, true);
     bench.run_ticks(80);
     assert_eq!(bench.device.goals().torque, 1);
     let now = bench.tick.time;
-    let let_go = Some(SafeAction::TorqueOff);
-    bench.device.inhibit(now, Cause::EmergencyStop, let_go);
+    bench.restrain(Action::TorqueOff, Cause::EmergencyStop, true);
     bench.device.end_lease(now, Cause::Released);
     assert_eq!(bench.standing(), (Phase::Safe, Cause::EmergencyStop));
     bench.run_ticks(2);
@@ -294,10 +290,7 @@ fn an_arm_that_ramps_is_held_when_its_bus_comes_back() {
             ..bench.feedback_at([0.3, -0.3])
         };
         bench.device.observe(bench.tick.time, &gone);
-        let now = bench.tick.time;
-        bench
-            .device
-            .restrain(now, action, Cause::BusLost, (true, false));
+        bench.restrain(action, Cause::BusLost, true);
         bench.generation += 1;
         bench.settle_at([0.3, -0.3]);
         assert_eq!(bench.device.goals().torque, Goals::ON, "{action:?}");
@@ -315,10 +308,7 @@ fn no_later_cause_ramps_a_jammed_arm() {
         assert!(bench.device.fault().is_some(), "never tripped");
         let held = bench.setpoints();
         for _ in 0..50 {
-            let now = bench.tick.time;
-            bench
-                .device
-                .restrain(now, action, Cause::Failsafe, (true, false));
+            bench.restrain(action, Cause::Failsafe, true);
             run_jammed(&mut bench, 1);
         }
         assert_eq!(bench.setpoints(), held, "{action:?}");

@@ -110,6 +110,24 @@ impl Bench {
         self.run_tick_measuring(self.setpoints())
     }
 
+    /// The failsafe machine demands the declared safe action for `cause`, as its default rule says
+    /// of every end of a lease or a command.
+    pub(super) fn demand_safe_action(&mut self, cause: Cause) {
+        self.restrain(Action::SafeAction, cause, false);
+    }
+
+    /// The failsafe machine demands `action`, from now on if it does not refuse commands.
+    pub(super) fn restrain(&mut self, action: Action, cause: Cause, refuses: bool) {
+        let restraint = Restraint {
+            action,
+            cause,
+            refuses,
+            begins: !refuses,
+            stands_still: false,
+        };
+        self.device.restrain(self.tick.time, restraint);
+    }
+
     /// One period with an arm that is found at `position_rad`.
     pub(super) fn run_tick_measuring(&mut self, position_rad: [f64; 2]) -> Option<Reply> {
         self.tick.number += 1;
@@ -309,6 +327,7 @@ fn torque_off_lets_go_only_after_slowing_down_and_takes_hold_where_the_arm_fell(
     bench.send(1, [-0.9, 0.9]);
     bench.run_ticks(20);
     bench.device.end_lease(bench.tick.time, Cause::Released);
+    bench.demand_safe_action(Cause::Released);
     while bench.device.is_moving() {
         assert_eq!(bench.device.goals().torque, 1);
         bench.run_tick();

@@ -8,6 +8,7 @@ use crate::failure::Failure;
 pub const HELP: &str = "\
 one moment a line: TIME EVENT…, such as `200ms cause=agent-gone`; end with Ctrl-D
   cause=NAME  its condition begins     clear=NAME  it ends          lease  a new lease begins
+  command     one is accepted
   reset       an edge of the reset     reset=down / reset=up        its level
   takeover=agent / takeover=operator   defer=on / defer=off";
 
@@ -17,6 +18,7 @@ enum Happening {
     Begins(Cause),
     Ends(Cause),
     Lease,
+    Command,
     ResetPulse,
     Reset(bool),
     Takeover(Taker),
@@ -103,6 +105,7 @@ fn happening(text: &str) -> Result<Happening, Failure> {
         Some(("defer", "off")) => Ok(Happening::Defer(false)),
         None if text == "reset" => Ok(Happening::ResetPulse),
         None if text == "lease" => Ok(Happening::Lease),
+        None if text == "command" => Ok(Happening::Command),
         _ => Err(Failure::Usage(format!("{text:?} is no event\n{HELP}"))),
     }
 }
@@ -115,6 +118,7 @@ impl Moment {
                 Happening::Begins(cause) => flags.conditions = flags.conditions.with(cause, true),
                 Happening::Ends(cause) => flags.conditions = flags.conditions.with(cause, false),
                 Happening::Lease => flags.mode_changed = true,
+                Happening::Command => flags.commanded = true,
                 Happening::ResetPulse => flags.reset = true,
                 Happening::Reset(level) => flags.reset = level,
                 Happening::Takeover(taker) => flags.takeover = Some(taker),

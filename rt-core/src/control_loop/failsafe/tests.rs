@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::device::tests::{PERIOD_NS, config};
-use crate::exchange::{Feedback, JointFeedback};
+use crate::exchange::{Feedback, Goals, JointFeedback};
 use crate::safe_action::SafeAction;
-use kairo_failsafe::{CauseSet, Rule, Takeover};
+use kairo_failsafe::{Action, CauseSet, Rule, Takeover};
 use kairo_link::abi::{MAX_JOINTS, Verdict};
 
 const START_RAD: [f64; 2] = [0.3, -0.3];
@@ -20,12 +20,17 @@ struct Robot {
 impl Robot {
     /// An arm that rests and may move, with a lease. It ramps when it is made safe.
     fn leased(rules: Rules) -> Self {
+        Self::declared(SafeAction::Ramp, rules)
+    }
+
+    /// An arm with a lease that declares this safe action.
+    fn declared(safe_action: SafeAction, rules: Rules) -> Self {
         let mut robot = Self {
             guard: Guard::new(&FailsafeConfig {
                 rules,
                 temperature_max_c: TEMPERATURE_MAX_C,
             }),
-            device: Device::new(&config(SafeAction::Ramp), PERIOD_NS),
+            device: Device::new(&config(safe_action), PERIOD_NS),
             tick: Tick {
                 number: 1,
                 time: MonoNs(1_000_000_000),
@@ -66,6 +71,11 @@ impl Robot {
 
     /// A tick, as the seat does it.
     fn run(&mut self, flags: Flags) -> Decision {
+        self.run_with(flags, |_| {})
+    }
+
+    /// A tick in which something happens after the decision.
+    fn run_with(&mut self, flags: Flags, happens: impl FnOnce(&mut Self)) -> Decision {
         self.tick.number += 1;
         self.tick.time = self.tick.time.plus_ns(PERIOD_NS);
         self.device.begin(self.tick);
@@ -73,17 +83,17 @@ impl Robot {
         let decision = self.guard.step(self.tick, flags, &self.device);
         let now = self.tick.time;
         match self.guard.tell(&decision) {
-            Some(Order::Restrain {
-                action,
-                cause,
-                refuses,
-                begins,
-            }) => self.device.restrain(now, action, cause, (refuses, begins)),
+            Some(Order::Restrain(restraint)) => self.device.restrain(now, restraint),
             Some(Order::Release) => self.device.release(now),
             None => {}
         }
+        happens(self);
         self.device.step();
         decision
+    }
+
+    fn is_held(&self) -> bool {
+        self.device.goals().torque == Goals::ON
     }
 
     fn run_ticks(&mut self, ticks: usize, flags: Flags) {
@@ -215,4 +225,205 @@ fn a_device_that_stops_for_another_and_only_warns_itself_is_not_in_trouble() {
     assert!(!robot.guard.is_in_trouble());
     robot.run(with(failsafe::Cause::OperatorRequest));
     assert!(robot.guard.is_in_trouble());
+}
+
+/// Something that ends the command in force.
+type End = fn(&mut Robot);
+
+/// What can end a command after the tick's decision, with the cause it is known by.
+fn ends_late() -> [(failsafe::Cause, End); 3] {
+    [
+        (failsafe::Cause::CommandExpired, |robot| {
+            let over = robot.tick.time.plus_ns(1_000_000_000);
+            let tick = Tick {
+                time: over,
+                ..robot.tick
+            };
+            assert!(robot.device.expire(tick).is_some());
+            robot.guard.ended(Cause::CommandExpired);
+        }),
+        (failsafe::Cause::LeaseLost, |robot| {
+            robot.end_lease(Cause::RingCorrupt);
+        }),
+        (failsafe::Cause::PluginFault, |robot| {
+            robot.end_lease(Cause::BlockFault);
+            robot
+                .device
+                .take_safe_action(robot.tick.time, Cause::BlockFault);
+        }),
+    ]
+}
+
+/// An arm that lets go when nobody commands it, at rest under torque with a command in force.
+fn following_and_letting_go(rules: Rules) -> Robot {
+    let mut robot = Robot::declared(SafeAction::TorqueOff, rules);
+    assert_eq!(robot.order(1, Mode::Stop), Verdict::Accepted as u32);
+    robot.run(Flags::default());
+    assert!(robot.is_held() && !robot.device.is_moving());
+    robot
+}
+
+/// What the loop flags in the ticks after an end of this cause.
+fn flags_after(cause: failsafe::Cause) -> Flags {
+    match cause {
+        failsafe::Cause::PluginFault => with(cause),
+        _ => Flags::default(),
+    }
+}
+
+#[test]
+fn an_end_after_the_decision_holds_until_the_machine_has_its_say() {
+    for (cause, end) in ends_late() {
+        let mut robot = following_and_letting_go(Rules::default());
+        robot.run_with(Flags::default(), end);
+        assert!(
+            robot.is_held(),
+            "{cause}: dropped before the machine was asked"
+        );
+        assert_eq!(robot.device.phase(), Phase::Safe, "{cause}: safe at once");
+        let decision = robot.run(flags_after(cause));
+        assert_eq!(decision.action, Action::SafeAction, "{cause}");
+        assert!(!robot.is_held(), "{cause}: lets go as declared");
+    }
+}
+
+#[test]
+fn an_end_after_the_decision_keeps_the_hold_that_comes_first() {
+    for (cause, end) in ends_late() {
+        let mut rules = Rules::default();
+        let rule = Rule {
+            hold_first_ms: 2_000,
+            ..*rules.of(cause)
+        };
+        rules.set(cause, rule).unwrap();
+        let mut robot = following_and_letting_go(rules);
+        robot.run_with(Flags::default(), end);
+        // The cause is live from the next tick on.
+        for ticks in 0..2_000 * 1_000_000 / PERIOD_NS {
+            robot.run(flags_after(cause));
+            assert!(robot.is_held(), "{cause}: dropped after {ticks} ticks");
+        }
+        robot.run(flags_after(cause));
+        assert!(!robot.is_held(), "{cause}: its delay is over");
+    }
+}
+
+#[test]
+fn an_end_after_the_decision_is_held_for_good_under_a_milder_rule() {
+    for action in [Action::None, Action::Warn, Action::Hold] {
+        for (cause, end) in ends_late() {
+            let mut rules = Rules::default();
+            let rule = Rule {
+                action,
+                ..*rules.of(cause)
+            };
+            rules.set(cause, rule).unwrap();
+            let mut robot = following_and_letting_go(rules);
+            robot.run_with(Flags::default(), end);
+            robot.run_ticks(200, flags_after(cause));
+            assert!(robot.is_held(), "{cause} {action}: dropped all the same");
+        }
+    }
+}
+
+/// Rules under which `cause` demands `action` at once, whatever the holder commands.
+fn demanding(cause: failsafe::Cause, action: Action) -> Rules {
+    let mut rules = Rules::default();
+    let rule = Rule {
+        action,
+        hold_first_ms: 0,
+        takeover: Takeover::Never,
+        ..*rules.of(cause)
+    };
+    rules.set(cause, rule).unwrap();
+    rules
+}
+
+#[test]
+fn a_cause_that_outlives_an_estop_moves_nothing_before_the_next_lease() {
+    let low = failsafe::Cause::LowBattery;
+    for action in [Action::SafeAction, Action::RampToRest] {
+        let mut robot = Robot::leased(demanding(low, action));
+        assert_eq!(robot.command(1), Verdict::Accepted as u32);
+        robot.run_ticks(20, Flags::default());
+        let mut both = with(failsafe::Cause::Estop);
+        both.conditions = both.conditions.with(low, true);
+        robot.run_ticks(200, both);
+        assert!(
+            !robot.device.is_moving(),
+            "{action}: it ramps under an e-stop"
+        );
+        let held = robot.setpoints();
+        let cleared = Flags {
+            reset: true,
+            ..with(low)
+        };
+        robot.end_lease(Cause::EmergencyStop);
+        robot.run(cleared);
+        robot.run_ticks(200, with(low));
+        assert_eq!(robot.setpoints(), held, "{action}: a clear began a ramp");
+        robot.device.open_lease(EPOCH);
+        robot.guard.lease_opened();
+        robot.run_ticks(20, with(low));
+        assert_ne!(
+            robot.setpoints(),
+            held,
+            "{action}: a new lease is led to rest"
+        );
+    }
+}
+
+#[test]
+fn an_agent_that_went_before_the_estop_moves_nothing_after_it() {
+    let gone = failsafe::Cause::AgentGone;
+    let mut rules = Rules::default();
+    let rule = Rule {
+        clear: Clear::OnModeChange,
+        ..*rules.of(gone)
+    };
+    rules.set(gone, rule).unwrap();
+    let mut robot = Robot::leased(rules);
+    robot.end_lease(Cause::AgentPlaneGone);
+    robot.run_ticks(10, Flags::default());
+    assert!(robot.device.is_moving(), "it ramps");
+    robot.run_ticks(200, with(failsafe::Cause::Estop));
+    let held = robot.setpoints();
+    let reset = Flags {
+        reset: true,
+        ..Flags::default()
+    };
+    let decision = robot.run(reset);
+    assert!(decision.live.has(gone), "latched until the next lease");
+    robot.run_ticks(200, Flags::default());
+    assert_eq!(robot.setpoints(), held, "a clear began a ramp");
+}
+
+#[test]
+fn a_milder_estop_than_what_else_is_live_lets_nothing_ramp() {
+    let low = failsafe::Cause::LowBattery;
+    let mut rules = demanding(low, Action::RampToRest);
+    let hold = Rule {
+        action: Action::Hold,
+        ..*rules.of(failsafe::Cause::Estop)
+    };
+    rules.set(failsafe::Cause::Estop, hold).unwrap();
+    let mut robot = Robot::leased(rules);
+    let held = robot.setpoints();
+    let mut both = with(failsafe::Cause::Estop);
+    both.conditions = both.conditions.with(low, true);
+    robot.run_ticks(200, both);
+    assert_eq!(robot.setpoints(), held);
+}
+
+#[test]
+fn a_reset_of_a_fault_ramps_nothing_through_what_it_met() {
+    let low = failsafe::Cause::LowBattery;
+    let mut robot = Robot::leased(demanding(low, Action::RampToRest));
+    robot.run_ticks(3, with(failsafe::Cause::ServoFault));
+    robot.device.open_lease(EPOCH);
+    robot.guard.lease_opened();
+    robot.run_ticks(3, with(failsafe::Cause::ServoFault));
+    let held = robot.setpoints();
+    robot.run_ticks(200, with(low));
+    assert_eq!(robot.setpoints(), held);
 }
