@@ -220,7 +220,8 @@ impl Desk {
             return format!("still latched: {}", open.join("; "));
         }
         if !self.lines.is_empty() && !self.shared.estop().inputs_are_good(MonoNs::now()) {
-            return "still latched: the GPIO lines are not being read; see `kairo rt status`".into();
+            return "still latched: the GPIO lines are not being read; see `kairo rt status`"
+                .into();
         }
         "still latched: the reset button is held down, or another stop came in; try again".into()
     }

@@ -88,14 +88,17 @@ fn stops(plane: &Plane) -> anyhow::Result<(u64, Option<Pull>)> {
         return Ok((0, None));
     };
     let taken = stop.loops.first().context("no loop")?;
-    let pull = taken.decided_in_tick.zip(taken.decided_ns).map(|decided| Pull {
-        pulled_ns: 0,
-        begun: (0, 0),
-        seen_ns: stop.seen_ns,
-        seen_after_tick: taken.seen_after_tick,
-        decided_in_tick: decided.0,
-        decided_ns: decided.1,
-    });
+    let pull = taken
+        .decided_in_tick
+        .zip(taken.decided_ns)
+        .map(|decided| Pull {
+            pulled_ns: 0,
+            begun: (0, 0),
+            seen_ns: stop.seen_ns,
+            seen_after_tick: taken.seen_after_tick,
+            decided_in_tick: decided.0,
+            decided_ns: decided.1,
+        });
     Ok((stop.number, pull))
 }
 
@@ -113,7 +116,10 @@ pub fn check() -> anyhow::Result<Value> {
     both_inputs_must_be_good(&bench, &plane)?;
     let storm = a_storm_is_bounded(&bench, &plane)?;
     end_well(plane)?;
-    ensure!(!bench.chip.is_high(Line::Relay)?, "the relay's line is left high");
+    ensure!(
+        !bench.chip.is_high(Line::Relay)?,
+        "the relay's line is left high"
+    );
     let plane = bench.start()?;
     a_chip_that_goes_away_is_a_stop(&mut bench, &plane)?;
     plane.stop()?;
@@ -133,7 +139,10 @@ fn starts_latched_and_only_an_edge_clears(bench: &Bench, plane: &Plane) -> anyho
     ensure!(lines.lines.iter().all(|line| line.good), "{lines:?}");
     ensure!(lines.lines[0].edges && lines.lines[1].edges, "{lines:?}");
     wait_ticks(plane, A_WHILE)?;
-    ensure!(is_latched()?, "a reset held from before the start cleared it");
+    ensure!(
+        is_latched()?,
+        "a reset held from before the start cleared it"
+    );
     ensure!(plane.lines().pump_toggles == 0, "it pumps while stopped");
     bench.chip.open(Line::Reset)?;
     // Longer than its debounce.
@@ -165,12 +174,17 @@ fn a_pull_stops_a_moving_arm(bench: &Bench, plane: &Plane) -> anyhow::Result<Pul
         state["phase_since_tick"] == pull.decided_in_tick,
         "safe in another tick than {pull:?}: {state}"
     );
-    let refused = send(&mut agent, epoch, 0.0).err().context("it was obeyed")?;
+    let refused = send(&mut agent, epoch, 0.0)
+        .err()
+        .context("it was obeyed")?;
     let refused = format!("{refused:#}");
     ensure!(refused.contains("emergency_stop"), "{refused}");
     wait_ticks(plane, A_WHILE)?;
     ensure!(plane.lines().pump_toggles == toggles, "it goes on pumping");
-    ensure!(!bench.chip.is_high(Line::Relay)?, "the relay's line is high");
+    ensure!(
+        !bench.chip.is_high(Line::Relay)?,
+        "the relay's line is high"
+    );
     bench.chip.close(Line::Front)?;
     wait_ticks(plane, 4 * A_WHILE)?;
     ensure!(is_latched()?, "letting go resumed it");

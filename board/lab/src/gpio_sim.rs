@@ -130,7 +130,8 @@ impl Chip {
         let parent = self.lines.parent().context("a chip has a device")?;
         let chip = fs::read_dir(parent)?.flatten().find(|entry| {
             let name = entry.file_name();
-            name.to_string_lossy().starts_with("gpiochip") && entry.path().join("sim_gpio0").is_dir()
+            name.to_string_lossy().starts_with("gpiochip")
+                && entry.path().join("sim_gpio0").is_dir()
         });
         self.lines = chip.context("the chip did not come back")?.path();
         self.wire()

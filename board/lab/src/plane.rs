@@ -149,9 +149,9 @@ impl Plane {
             })
             .collect();
         let lines = &block.lines;
-        let lines = (load(&lines.periods.period_ns) > 0).then(|| {
-            json!({"periods": periods(&lines.periods), "edge_looks": load(&lines.edge_looks)})
-        });
+        let lines = (load(&lines.periods.period_ns) > 0).then(
+            || json!({"periods": periods(&lines.periods), "edge_looks": load(&lines.edge_looks)}),
+        );
         json!({"loops": loops, "buses": buses, "lines": lines})
     }
 

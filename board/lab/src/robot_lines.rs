@@ -13,10 +13,10 @@ use kairo_wire::Client;
 use serde_json::{Value, json};
 
 use crate::gpio_sim::{Chip, ESTOP};
+use crate::init_socket;
 use crate::loads::KERNEL_SOCKET;
 use crate::plane::{Plane, Running, start_arm_with_control};
 use crate::robot::{self, LAB_DIR, RUN_DIR, Robot, Timing};
-use crate::init_socket;
 
 /// The device that moves.
 pub const DEVICE: &str = "arm";
@@ -208,10 +208,7 @@ pub fn clear() -> anyhow::Result<()> {
 /// When it did not.
 pub fn end_well(plane: Plane) -> anyhow::Result<()> {
     let account = plane.account();
-    let periods = [
-        &account["loops"][0],
-        &account["lines"]["periods"],
-    ];
+    let periods = [&account["loops"][0], &account["lines"]["periods"]];
     for each in periods {
         ensure!(each["skipped"] == 0, "periods were skipped: {account}");
         ensure!(each["thread"]["allocations"] == 0, "heap: {account}");

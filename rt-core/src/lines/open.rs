@@ -140,7 +140,13 @@ impl Opener {
             Ok(_) => "open, read once a period",
             Err(_) => "",
         };
-        self.tell(&line.name, address, (kind, bit), found, opened.as_ref().err());
+        self.tell(
+            &line.name,
+            address,
+            (kind, bit),
+            found,
+            opened.as_ref().err(),
+        );
         let input = opened.ok();
         if let Some(switch) = input.as_ref().and_then(Input::edge_switch) {
             self.switches.push((bit, line.name.clone(), switch));
