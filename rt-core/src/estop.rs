@@ -429,6 +429,38 @@ mod tests {
     }
 
     #[test]
+    fn a_stop_by_a_line_is_seen_once_and_told_with_its_number() {
+        let words = wired();
+        let mut reader = Reader::default();
+        words.saw(NOW, 0, false);
+        assert!(!reader.read(NOW, &words).conditions.has(Cause::Estop));
+        assert_eq!(reader.take_line_stop(), None);
+        assert_eq!(words.line_stop(), 1);
+        // Over before the tick.
+        words.saw(NOW, 0, false);
+        assert!(reader.read(NOW, &words).conditions.has(Cause::Estop));
+        assert_eq!(reader.take_line_stop(), Some(1));
+        assert!(!reader.read(NOW, &words).conditions.has(Cause::Estop));
+        assert_eq!(reader.take_line_stop(), None);
+    }
+
+    #[test]
+    fn a_record_has_the_lines_when_they_change_and_not_on_a_robot_without() {
+        let words = wired();
+        let mut reader = Reader::default();
+        words.saw(NOW, 0, false);
+        let seen = reader.lines(NOW, &words).expect("the first look is news");
+        assert_eq!((seen.open, seen.reset, seen.fresh), (0, false, true));
+        assert_eq!(reader.lines(NOW, &words), None);
+        words.saw(NOW, 1, true);
+        let seen = reader.lines(NOW, &words).expect("an input opened");
+        assert_eq!((seen.open, seen.reset), (1, true));
+        let late = NOW.plus_ns(30_000_000);
+        assert!(reader.lines(late, &words).is_some_and(|seen| !seen.fresh));
+        assert_eq!(Reader::default().lines(NOW, &Estop::default()), None);
+    }
+
+    #[test]
     fn only_causes_from_outside_can_be_raised_from_outside() {
         let words = Estop::default();
         assert!(words.raise(Cause::LowBattery, true) && !words.raise(Cause::Estop, false));

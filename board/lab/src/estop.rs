@@ -5,6 +5,8 @@
 //! input again and again and says how long each took. Ticks are counted from kairo-rt's own
 //! statistics, so nothing here depends on when this ordinary process is run.
 
+use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -21,6 +23,8 @@ use crate::robot_lines::{
 
 /// Ticks after which what has not happened does not.
 const A_WHILE: u64 = 25;
+/// Where the shipped robot records.
+const RECORDS: &str = "/var/lib/kairo/records";
 /// Pulls of a storm, at most: it ends when kairo-rt has had enough.
 const STORM_MAX: usize = 50_000;
 
@@ -120,6 +124,7 @@ pub fn check() -> anyhow::Result<Value> {
         !bench.chip.is_high(Line::Relay)?,
         "the relay's line is left high"
     );
+    a_replay_stops_in_the_same_tick()?;
     let plane = bench.start()?;
     a_chip_that_goes_away_is_a_stop(&mut bench, &plane)?;
     plane.stop()?;
@@ -234,6 +239,31 @@ fn a_storm_is_bounded(bench: &Bench, plane: &Plane) -> anyhow::Result<Value> {
     ensure!(by_edge.ticks() <= 1, "the other one was lost: {by_edge:?}");
     bench.chip.close(Line::Back)?;
     Ok(json!({"pulls": pulls, "storms": report.storms, "edge_looks": report.edge_looks}))
+}
+
+/// The record of all of this gives the same outputs again, bit for bit.
+fn a_replay_stops_in_the_same_tick() -> anyhow::Result<()> {
+    let entries = fs::read_dir(RECORDS).context(RECORDS)?.flatten();
+    // Numbered upwards, so the last by name is the newest; what a crash left is named otherwise.
+    let newest = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "krec"))
+        .filter(|path| !path.to_string_lossy().contains("crash"))
+        .max();
+    let newest = newest.context("nothing was recorded")?;
+    let output = Command::new("/usr/bin/kairo-rt")
+        .arg("--replay")
+        .arg(&newest)
+        .arg("--json")
+        .output()?;
+    ensure!(
+        output.status.success(),
+        "{} replays otherwise: {}{}",
+        newest.display(),
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
 }
 
 fn a_chip_that_goes_away_is_a_stop(bench: &mut Bench, plane: &Plane) -> anyhow::Result<()> {
