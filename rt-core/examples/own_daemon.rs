@@ -6,6 +6,7 @@
 use std::process::ExitCode;
 
 use kairo_blocks::block::{Block, Design, FaultKind, Port};
+use kairo_blocks::memory::Memory;
 use kairo_blocks::registry::Registry;
 use kairo_blocks::settings::Settings;
 use kairo_blocks::unit::Unit;
@@ -28,6 +29,10 @@ impl Block for Deadband {
 
     fn engage(&mut self) {
         self.value = None;
+    }
+
+    fn memory(&mut self, memory: &mut Memory<'_>) {
+        memory.maybe(&mut self.value, Memory::number);
     }
 }
 
@@ -53,6 +58,8 @@ impl Block for PanicsAt {
         outputs[0] = inputs[0];
         Ok(())
     }
+
+    fn memory(&mut self, _: &mut Memory<'_>) {}
 }
 
 fn panics_at(settings: &mut Settings<'_>) -> Option<Design> {

@@ -21,19 +21,22 @@ use kairo_blocks::registry::Registry;
 use crate::config::blocks::{LoopBlocks, Read, Signal};
 use crate::config::{self, RobotConfig, traffic_of};
 use crate::daemon::{self, Options};
-use crate::replay::{Range, replay};
+use crate::replay::{Request, replay};
 
 /// Exit status for a wrong configuration: EX_CONFIG of sysexits.h, which kairo-init and systemd
 /// (`RestartPreventExitStatus=78`) take as "do not restart".
 const CONFIGURATION: u8 = 78;
+/// Where the configuration is when nobody says otherwise.
+const CONFIG_FILE: &str = "/config/robot.toml";
 
 /// Runs the real-time plane of a robot: its buses, control loops, limits and safe actions.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// The robot's configuration.
-    #[arg(long, value_name = "FILE", default_value = "/config/robot.toml")]
-    config: PathBuf,
+    /// The robot's configuration [default: /config/robot.toml]; with --replay, the one to replay
+    /// with [default: the one in the record].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Directory of rt.sock.
     #[arg(
         long,
@@ -113,8 +116,11 @@ pub fn run_with(registry: &Registry) -> ExitCode {
 }
 
 fn configured(arguments: &Arguments, registry: &Registry) -> Result<RobotConfig, String> {
-    let mut robot =
-        config::load_with(&arguments.config, registry).map_err(|error| error.to_string())?;
+    let file = arguments
+        .config
+        .as_deref()
+        .unwrap_or(Path::new(CONFIG_FILE));
+    let mut robot = config::load_with(file, registry).map_err(|error| error.to_string())?;
     robot.strict = (robot.strict || arguments.strict) && !arguments.no_strict;
     robot.trace_system_calls |= arguments.trace_system_calls;
     for text in &arguments.port {
@@ -150,11 +156,12 @@ fn run(robot: &RobotConfig, arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 fn replayed(file: &Path, arguments: &Arguments, registry: &Registry) -> ExitCode {
-    let range = Range {
+    let request = Request {
+        robot_toml: arguments.config.clone(),
         from: arguments.from,
         to: arguments.to,
     };
-    let outcome = match replay(file, range, registry) {
+    let outcome = match replay(file, &request, registry) {
         Ok(outcome) => outcome,
         Err(error) => {
             eprintln!("kairo-rt: {error}");

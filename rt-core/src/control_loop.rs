@@ -42,7 +42,7 @@ use crate::recording::{OrderTaken, RobotFlags, of_loop, tag};
 use crate::shared::Shared;
 use crate::system_call_trace;
 use crate::wake::Wake;
-use block_stage::BlockStage;
+use block_stage::{BlockStage, Origin};
 use seat::Seat;
 
 pub use failsafe::Guard;
@@ -349,12 +349,22 @@ impl ControlLoop {
         for seat in &mut self.seats {
             seat.load(&mut source)?;
         }
-        Ok(())
+        match &mut self.blocks {
+            Some(blocks) => blocks.load(&mut source),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether blocks are computed, rather than taken from the record; `None` without any that run.
+    pub fn computes_blocks(&self) -> Option<bool> {
+        let blocks = self.blocks.as_ref().filter(|_| !self.block_failed)?;
+        Some(blocks.origin() == Origin::Computed)
     }
 
     /// The words a keyframe would have now.
-    pub fn save_keyframe(&self, sink: &mut Sink) {
-        save_loop(&self.seats, [self.stopping, self.block_failed], sink);
+    pub fn save_keyframe(&mut self, sink: &mut Sink) {
+        let flags = [self.stopping, self.block_failed];
+        save_loop(&self.seats, self.blocks.as_mut(), flags, sink);
     }
 
     /// Runs a recorded tick again, or what a recorded overrun led to.
@@ -374,10 +384,13 @@ impl ControlLoop {
     }
 }
 
-fn save_loop(seats: &[Seat], flags: [bool; 2], sink: &mut Sink) {
+fn save_loop(seats: &[Seat], blocks: Option<&mut BlockStage>, flags: [bool; 2], sink: &mut Sink) {
     flags.save(sink);
     for seat in seats {
         seat.save(sink);
+    }
+    if let Some(blocks) = blocks {
+        blocks.save(sink);
     }
 }
 
@@ -410,8 +423,10 @@ impl Periodic for ControlLoop {
         let interval = (KEYFRAME_INTERVAL_NS / self.period_ns).max(1);
         if self.tap.is_live() && (self.keyframe_due || period.number.is_multiple_of(interval)) {
             self.keyframe_due = false;
-            let (seats, flags) = (&self.seats, [self.stopping, self.block_failed]);
-            self.tap.keyframe(|sink| save_loop(seats, flags, sink));
+            let flags = [self.stopping, self.block_failed];
+            let (seats, blocks) = (&self.seats, self.blocks.as_mut());
+            let save = |sink: &mut Sink| save_loop(seats, blocks, flags, sink);
+            self.tap.keyframe(save);
         }
         self.tick(period);
     }

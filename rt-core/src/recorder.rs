@@ -14,7 +14,7 @@ use kairo_link::MonoNs;
 use kairo_link::stats::Stats;
 use kairo_record::black_box;
 use kairo_record::drain::{Drain, DrainParts, INTERVAL};
-use kairo_record::file::{Build, DeviceHeader, Header, LoopHeader, Origin};
+use kairo_record::file::{BlockHeader, Build, DeviceHeader, Header, LoopHeader, Origin};
 use kairo_record::memory::{Memory, WORDS_MAX};
 use kairo_record::ring::{RECORD_WORDS_MAX, RingWriter};
 use kairo_record::storage::Directory;
@@ -112,6 +112,9 @@ fn ring_words(robot: &RobotConfig, index: usize, config: &RecorderConfig) -> usi
         .filter(|device| device.control_loop == index)
         .map(|device| DEVICE_WORDS + JOINT_WORDS * device.joints.len() as u64)
         .sum();
+    let nodes = robot.blocks[index].graph.nodes.iter();
+    let of_blocks: u64 = nodes.map(|node| 1 + node.design.outputs.len() as u64).sum();
+    let words = words + of_blocks;
     let ticks = config.keep_seconds * 1_000_000 / control_loop.period_us.max(1);
     let wanted = (TICK_WORDS + words) * ticks * 5 / 4;
     let wanted = usize::try_from(wanted).unwrap_or(RING_WORDS_MAX);
@@ -133,23 +136,28 @@ fn header(robot: &RobotConfig) -> Header {
         build: own_build(),
         robot: robot.name.clone(),
         robot_toml: robot.text.clone(),
+        robot_toml_path: absolute(&robot.file).to_string_lossy().into_owned(),
         robot_toml_crc32: crc32fast::hash(robot.text.as_bytes()),
         session: started_realtime_ns,
         segment: 0,
         started_monotonic_ns: MonoNs::now().0,
         started_realtime_ns,
-        loops: robot
-            .loops
-            .iter()
-            .enumerate()
-            .map(|(index, control_loop)| LoopHeader {
-                name: control_loop.name.clone(),
-                period_ns: control_loop.period_us * 1000,
-                devices: devices_of(robot, index),
-            })
-            .collect(),
+        loops: loop_headers(robot),
         entries: recording::entries(),
     }
+}
+
+/// The loops as a header has them. setup-only.
+pub fn loop_headers(robot: &RobotConfig) -> Vec<LoopHeader> {
+    let loops = robot.loops.iter().enumerate();
+    loops
+        .map(|(index, control_loop)| LoopHeader {
+            name: control_loop.name.clone(),
+            period_ns: control_loop.period_us * 1000,
+            devices: devices_of(robot, index),
+            blocks: blocks_of(robot, index),
+        })
+        .collect()
 }
 
 fn devices_of(robot: &RobotConfig, index: usize) -> Vec<DeviceHeader> {
@@ -162,6 +170,27 @@ fn devices_of(robot: &RobotConfig, index: usize) -> Vec<DeviceHeader> {
                 .joints
                 .iter()
                 .map(|joint| joint.name.clone())
+                .collect(),
+        })
+        .collect()
+}
+
+/// So that it names the same file from anywhere.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+}
+
+fn blocks_of(robot: &RobotConfig, index: usize) -> Vec<BlockHeader> {
+    let nodes = robot.blocks[index].graph.nodes.iter();
+    nodes
+        .map(|node| BlockHeader {
+            name: node.name.clone(),
+            kind: node.kind.clone(),
+            outputs: node
+                .design
+                .outputs
+                .iter()
+                .map(|port| port.name.clone())
                 .collect(),
         })
         .collect()

@@ -10,6 +10,7 @@
 //!
 //! Counters and histograms are neither inputs nor outputs: no tick reads them.
 
+use kairo_blocks::block::PORTS_MAX;
 use kairo_failsafe::{CauseSet, Flags, Taker};
 use kairo_link::MonoNs;
 use kairo_link::abi::{
@@ -19,7 +20,7 @@ use kairo_link::segment::{Kind, Segment};
 use kairo_link::{latest, ring};
 use kairo_record::file::EntryHeader;
 use kairo_record::recorded;
-use kairo_record::state::State;
+use kairo_record::state::{Malformed, Sink, Source, State, join};
 use kairo_record::tap::Entry;
 
 use crate::estop::LinesSeen;
@@ -43,23 +44,25 @@ pub mod tag {
     pub const COMMAND: u16 = 6;
     /// Input: a reply that could not be given because the ring is corrupt.
     pub const REPLY_CORRUPT: u16 = 7;
-    /// Input: whether a block failed, as a word of the statistics. What blocks make of the inputs
-    /// is recorded like something from outside: a plug-in need not be there, nor be a function of
-    /// what it is given, for a tick to be replayed.
-    pub const BLOCK_FAULT: u16 = 8;
-    /// Input: where a block wants a joint; the index is the wire's, in the order of the file.
-    pub const DRIVEN: u16 = 9;
+    // 8 and 9 were what blocks gave, when that was an input.
     /// Input: what the whole robot's e-stops and operators say.
     pub const SAFETY: u16 = 10;
+    /// Input: a block whose time ran out, as a word of the statistics. Time is no function of what
+    /// a block is given; everything else that it does is.
+    pub const BLOCK_TIMEOUT: u16 = 11;
     /// Input: what the GPIO lines are, when that has changed. No tick reads it: what it decides by
     /// is in `SAFETY`, and this says why.
-    pub const LINES: u16 = 11;
+    pub const LINES: u16 = 12;
     /// Output: goals for a device.
     pub const GOALS: u16 = 32;
     /// Output: an answer to a command, or a notice.
     pub const REPLY: u16 = 33;
     /// Output: what is published of a device, but for what its feedback says already.
     pub const OUTCOME: u16 = 34;
+    /// Output: what a block computed; the index is the block's, in the order of the file.
+    pub const BLOCK: u16 = 35;
+    /// Output: whether a block failed, as a word of the statistics.
+    pub const BLOCK_FAULT: u16 = 36;
     /// Tags from here on are outputs.
     pub const FIRST_OUTPUT: u16 = GOALS;
 }
@@ -86,6 +89,56 @@ pub struct CommandTaken {
     pub now: MonoNs,
     /// The command.
     pub command: Command,
+}
+
+/// The outputs of a block.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BlockOutputs {
+    value: [f64; PORTS_MAX],
+    count: usize,
+}
+
+impl Default for BlockOutputs {
+    fn default() -> Self {
+        Self {
+            value: [0.0; PORTS_MAX],
+            count: PORTS_MAX,
+        }
+    }
+}
+
+impl From<&[f64]> for BlockOutputs {
+    fn from(values: &[f64]) -> Self {
+        let mut outputs = Self {
+            count: values.len().min(PORTS_MAX),
+            ..Self::default()
+        };
+        outputs.value[..outputs.count].copy_from_slice(&values[..outputs.count]);
+        outputs
+    }
+}
+
+impl BlockOutputs {
+    /// The first `count` of them. rt-safe.
+    pub fn values(&self, count: usize) -> &[f64] {
+        &self.value[..count]
+    }
+}
+
+impl State for BlockOutputs {
+    fn save(&self, sink: &mut Sink) {
+        for value in &self.value[..self.count] {
+            value.save(sink);
+        }
+    }
+
+    fn load(&mut self, source: &mut Source<'_>) -> Result<(), Malformed> {
+        self.value.load(source)
+    }
+
+    fn describe(name: &str, words: &mut Vec<String>) {
+        <[f64; PORTS_MAX]>::describe(&join(name, "value"), words);
+    }
 }
 
 /// An order as it was taken.
@@ -377,13 +430,14 @@ pub fn entries() -> Vec<EntryHeader> {
         describe::<Feedback>(tag::FEEDBACK, "feedback", "device"),
         describe::<CommandTaken>(tag::COMMAND, "command", "device"),
         describe::<bool>(tag::REPLY_CORRUPT, "reply_corrupt", "device"),
-        describe::<u64>(tag::BLOCK_FAULT, "block_fault", "loop"),
-        describe::<f64>(tag::DRIVEN, "driven", "wire"),
         describe::<RobotFlags>(tag::SAFETY, "safety", "loop"),
+        describe::<u64>(tag::BLOCK_TIMEOUT, "block_timeout", "loop"),
         describe::<LinesSeen>(tag::LINES, "lines", "loop"),
         describe::<Goals>(tag::GOALS, "goals", "device"),
         describe::<Reply>(tag::REPLY, "reply", "device"),
         describe::<Outcome>(tag::OUTCOME, "outcome", "device"),
+        describe::<BlockOutputs>(tag::BLOCK, "block", "block"),
+        describe::<u64>(tag::BLOCK_FAULT, "block_fault", "loop"),
     ]
 }
 
@@ -427,6 +481,7 @@ mod tests {
     fn no_tick_reads_the_clock_past_the_tap() {
         let sources = [
             include_str!("control_loop.rs"),
+            include_str!("control_loop/block_stage.rs"),
             include_str!("control_loop/seat.rs"),
             include_str!("control_loop/failsafe.rs"),
             include_str!("device.rs"),

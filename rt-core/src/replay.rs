@@ -2,9 +2,11 @@
 //!
 //! An ordinary program, no real-time thread, no bus, no socket. The loops are made from the
 //! robot.toml in the file by the same [`assemble`] that makes live ones; the only difference is
-//! where their taps get inputs from. Replay begins at a keyframe, the loop's whole state, and after
-//! records were lost it begins again at the next. Every output is compared with the recorded one,
-//! bit for bit; so is the whole state at every later keyframe, which finds what no output shows.
+//! where their taps get inputs from. Control blocks are computed like everything else, plug-ins
+//! included; only time that ran out in one is taken from the record. Replay begins at a keyframe,
+//! the loop's whole state, and after records were lost it begins again at the next. Every output is
+//! compared with the recorded one, bit for bit; so is the whole state at every later keyframe,
+//! which finds what no output shows.
 //!
 //! It stops at a loop's first difference: what follows one is its consequence. What it cannot show:
 //! that the inputs were true. It shows what this program makes of them.
@@ -15,24 +17,29 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kairo_blocks::registry::Registry;
+use kairo_link::block_fault::BlockFaultReport;
 use kairo_link::segment::{Kind as SegmentKind, Segment};
 use kairo_link::stats::{PAYLOAD_WORDS, Stats};
-use kairo_record::file::{FileError, FileReader, Frame, Header, Kind, Tail};
+use kairo_record::file::{
+    BlockHeader, FileError, FileReader, Frame, Header, Kind, LoopHeader, Tail,
+};
 use kairo_record::state::{Malformed, Sink};
 use kairo_record::tap::{Difference, Entry, TICK_WORDS_MAX, Tap, entries};
 
 use crate::assembly::assemble;
-use crate::config::{self, ConfigError};
+use crate::config::{self, ConfigError, RobotConfig};
 use crate::control_loop::ControlLoop;
 use crate::link_server::LoopPort;
-use crate::recorder::own_build;
+use crate::recorder::{loop_headers, own_build};
 use crate::recording::tag;
 use crate::shared::Shared;
 use crate::wake::Wake;
 
-/// Which ticks to replay.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Range {
+/// What to replay.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// Of this robot.toml instead of the one in the record: to see what a changed setting changes.
+    pub robot_toml: Option<PathBuf>,
     /// Begin at the last keyframe before this tick.
     pub from: Option<u64>,
     /// Stop after this tick.
@@ -51,11 +58,25 @@ pub enum ReplayError {
         source: FileError,
     },
     /// The configuration in it is not one of this version.
-    #[error("the robot.toml in the record is refused by this version:\n{0}")]
+    #[error("the robot.toml in the record is refused:\n{0}")]
     Config(#[from] ConfigError),
+    /// Another robot.
+    #[error(
+        "{}: its loops and devices are not those of the record: recorded {recorded}, here {given}",
+        path.display()
+    )]
+    OtherRobot {
+        /// The robot.toml.
+        path: PathBuf,
+        /// Loops and devices in the record.
+        recorded: String,
+        /// The same here.
+        given: String,
+    },
     /// A keyframe is not of this version.
     #[error(
-        "loop {name}: the keyframe before record {sequence} does not fit this version: {source}"
+        "loop {name}: the keyframe before record {sequence} does not fit this version and \
+         robot.toml: {source}"
     )]
     Keyframe {
         /// The loop.
@@ -86,6 +107,10 @@ pub struct LoopOutcome {
     pub outputs: u64,
     /// Keyframes compared.
     pub keyframes: u64,
+    /// Ticks whose control blocks were computed again.
+    pub blocks_computed: u64,
+    /// Ticks whose control blocks were not, because no keyframe has their memory.
+    pub blocks_taken: u64,
     /// Records before the first keyframe, or after a loss and before the next.
     pub passed_over: u64,
     /// Records missing in the file.
@@ -145,6 +170,14 @@ impl std::fmt::Display for Outcome {
                     one.missing, one.passed_over
                 )?;
             }
+            if one.blocks_taken > 0 {
+                writeln!(
+                    formatter,
+                    "  what control blocks gave in {} ticks is taken from the record: they keep \
+                     more than a keyframe holds; a replay from arming on computes them",
+                    one.blocks_taken
+                )?;
+            }
             match &one.difference {
                 Some(difference) => writeln!(formatter, "  first difference: {difference}")?,
                 None => writeln!(formatter, "  no difference")?,
@@ -173,14 +206,14 @@ struct Replayed {
 ///
 /// # Errors
 /// See [`ReplayError`]. A difference is not an error here.
-pub fn replay(path: &Path, range: Range, registry: &Registry) -> Result<Outcome, ReplayError> {
-    let start = match range.from {
+pub fn replay(path: &Path, request: &Request, registry: &Registry) -> Result<Outcome, ReplayError> {
+    let start = match request.from {
         Some(tick) => keyframes_before(path, tick)?,
         None => Vec::new(),
     };
     let mut reader = open(path)?;
     let header = reader.header().clone();
-    let mut loops = make_loops(&header, registry)?;
+    let mut loops = make_loops(&header, request.robot_toml.as_deref(), registry)?;
     let mut seen_keyframe = false;
     while let Some(frame) = reader
         .next_frame()
@@ -195,7 +228,7 @@ pub fn replay(path: &Path, range: Range, registry: &Registry) -> Result<Outcome,
             .is_some_and(|first| frame.sequence < *first);
         if !early && replayed.outcome.difference.is_none() {
             seen_keyframe |= frame.kind == Kind::Keyframe as u16;
-            replayed.take(&header, &frame, range.to)?;
+            replayed.take(&header, &frame, request.to)?;
         }
     }
     if !seen_keyframe {
@@ -270,8 +303,50 @@ fn number_of(record: &[u64]) -> Option<u64> {
     (entry.tag == tag::PERIOD).then(|| words.first().copied().unwrap_or(0))
 }
 
-fn make_loops(header: &Header, registry: &Registry) -> Result<Vec<Replayed>, ReplayError> {
-    let robot = config::parse_with(Path::new("robot.toml"), &header.robot_toml, registry)?;
+/// The robot of the record, or the one of `instead`, which must have the same loops and devices.
+fn robot_of(
+    header: &Header,
+    instead: Option<&Path>,
+    registry: &Registry,
+) -> Result<RobotConfig, ReplayError> {
+    // Time is no function of the inputs: what it ended then is in the record.
+    kairo_plugin::be_patient();
+    let recorded = Path::new(match header.robot_toml_path.as_str() {
+        "" => "robot.toml",
+        path => path,
+    });
+    let Some(path) = instead else {
+        return Ok(config::parse_with(recorded, &header.robot_toml, registry)?);
+    };
+    let robot = config::load_with(path, registry)?;
+    let names = |loops: &[LoopHeader]| {
+        let name = |one: &LoopHeader| {
+            let devices = one.devices.iter();
+            let devices: Vec<_> = devices
+                .map(|device| format!("{}[{}]", device.name, device.joints.join(" ")))
+                .collect();
+            format!("{}({})", one.name, devices.join(" "))
+        };
+        loops.iter().map(name).collect::<Vec<_>>().join(" ")
+    };
+    let (recorded, given) = (names(&header.loops), names(&loop_headers(&robot)));
+    if recorded != given {
+        let path = path.to_path_buf();
+        return Err(ReplayError::OtherRobot {
+            path,
+            recorded,
+            given,
+        });
+    }
+    Ok(robot)
+}
+
+fn make_loops(
+    header: &Header,
+    instead: Option<&Path>,
+    registry: &Registry,
+) -> Result<Vec<Replayed>, ReplayError> {
+    let robot = robot_of(header, instead, registry)?;
     let stats = Stats::new(Segment::in_heap(SegmentKind::Stats, PAYLOAD_WORDS, 0, 0));
     let bell = Wake::new().map_err(ReplayError::System)?;
     let shared = Arc::new(Shared::default());
@@ -354,6 +429,11 @@ impl Replayed {
         // What the loop hands back would fill the ring to a server that is not there.
         self.port.discard_events();
         self.outcome.ticks += 1;
+        match self.control_loop.computes_blocks() {
+            Some(true) => self.outcome.blocks_computed += 1,
+            Some(false) => self.outcome.blocks_taken += 1,
+            None => (),
+        }
         if let Some(number) = number {
             let (first, _) = self.outcome.span.unwrap_or((number, number));
             self.outcome.span = Some((first, number));
@@ -387,8 +467,12 @@ fn explain(header: &Header, loop_index: usize, difference: Difference) -> String
             let (field, kind) = field
                 .and_then(|field| field.split_once(':'))
                 .unwrap_or(("a word of another version", "u64"));
+            let block = block_of(header, loop_index, entry);
+            let port = block.and_then(|block| block.outputs.get(word));
+            let field = port.map_or(field, String::as_str);
             let show = |word: u64| match kind {
                 "f64" => format!("{} ({word:#x})", f64::from_bits(word)),
+                _ if entry.tag == tag::BLOCK_FAULT => failure(header, loop_index, word),
                 _ => word.to_string(),
             };
             format!(
@@ -409,6 +493,24 @@ fn explain(header: &Header, loop_index: usize, difference: Difference) -> String
     }
 }
 
+/// The block of an entry, if it is of one.
+fn block_of(header: &Header, loop_index: usize, entry: Entry) -> Option<&BlockHeader> {
+    let blocks = &header.loops.get(loop_index)?.blocks;
+    let block = blocks.get(usize::from(entry.index));
+    block.filter(|_| entry.tag == tag::BLOCK)
+}
+
+/// A word that says which block failed.
+fn failure(header: &Header, loop_index: usize, word: u64) -> String {
+    let Some(report) = BlockFaultReport::from_word(word) else {
+        return "none failed".to_owned();
+    };
+    let known = header.loops.get(loop_index);
+    let block = known.and_then(|known| known.blocks.get(report.block as usize));
+    let name = block.map_or("?", |block| block.name.as_str());
+    format!("\"{name}\" {}", report.describe())
+}
+
 fn name_of(header: &Header, loop_index: usize, entry: Entry) -> String {
     let known = header.entries.iter().find(|known| known.tag == entry.tag);
     let tag = known.map_or_else(
@@ -416,6 +518,9 @@ fn name_of(header: &Header, loop_index: usize, entry: Entry) -> String {
         |known| known.name.clone(),
     );
     let of = known.map_or("device", |known| known.of.as_str());
+    if let Some(BlockHeader { name, kind, .. }) = block_of(header, loop_index, entry) {
+        return format!("block \"{name}\" ({kind})");
+    }
     let devices = header.loops.get(loop_index).map(|known| &known.devices);
     let device = devices.and_then(|devices| devices.get(usize::from(entry.index)));
     match (of, device) {

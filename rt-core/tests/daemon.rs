@@ -8,6 +8,8 @@ mod blocks;
 mod estop;
 #[allow(dead_code, reason = "each test program uses its part of the harness")]
 mod harness;
+#[path = "daemon/interrupted.rs"]
+mod interrupted;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
@@ -16,7 +18,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use harness::{AgentPlane, PERIOD_NS, Pose, Robot, SO101, TTL_MS};
-use harness::{eventually, has_arrived, hosted_config};
+use harness::{assert_pure, eventually, has_arrived, hosted_config};
 use kairo_link::MonoNs;
 use kairo_link::abi::{Cause, Phase, Verdict};
 use nix::errno::Errno;
@@ -27,37 +29,6 @@ const POSE: Pose = [0.6, -0.4, 0.5, -0.3, 0.7, 0.4];
 const FAR: Pose = [1.8, -1.6, 1.6, -1.6, 2.7, 1.7];
 /// How near the simulated arm comes to a setpoint under its own weight, rad.
 const NEAR_RAD: f64 = 0.02;
-
-/// After arming, no real-time thread touched the heap, and the account of periods is exact.
-fn assert_pure(plane: &AgentPlane) {
-    let block = plane.stats.block();
-    let control_loop = &block.loops[0].periods;
-    eventually("a consistent look at the account of periods", || {
-        let ticks = control_loop.ticks.load(Ordering::Relaxed);
-        let newest = control_loop.newest_planned_ns.load(Ordering::Relaxed);
-        let skipped = control_loop.skipped.load(Ordering::Relaxed);
-        let first = control_loop.first_planned_ns.load(Ordering::Relaxed);
-        let shifted = control_loop.shifted_ns.load(Ordering::Relaxed);
-        (ticks == control_loop.ticks.load(Ordering::Relaxed)
-            && (newest - first).wrapping_sub(shifted) / PERIOD_NS + 1 == ticks + skipped)
-            .then_some(())
-    });
-    assert_eq!(control_loop.identity_broken.load(Ordering::Relaxed), 0);
-    assert_eq!(
-        control_loop.thread.allocations.load(Ordering::Relaxed),
-        0,
-        "the loop allocated"
-    );
-    assert_eq!(
-        block.buses[0]
-            .periods
-            .thread
-            .allocations
-            .load(Ordering::Relaxed),
-        0,
-        "the bus allocated"
-    );
-}
 
 #[test]
 fn reaches_poses_and_refuses_what_is_wrong_by_name() {

@@ -9,6 +9,8 @@
     reason = "test support: a failed step is a failed test"
 )]
 
+#[path = "record/blocks.rs"]
+mod blocks;
 #[allow(dead_code, reason = "each test program uses its part of the harness")]
 mod harness;
 
@@ -353,83 +355,5 @@ fn a_disk_that_takes_no_more_changes_nothing_for_the_robot() {
             serde_json::Value::Null,
             "{json}"
         );
-    }
-}
-
-/// A filter that drives a joint, and a number that grows until it is none while a lease is in use.
-const BLOCKS: &str = r#"
-[[block]]
-name = "smooth"
-kind = "low-pass"
-loop = "arm-loop"
-unit = "rad"
-cutoff_hz = 3.0
-input.in = "arm.shoulder_pan.target"
-output.out = "arm.shoulder_pan.setpoint"
-
-[[block]]
-name = "lift"
-kind = "compare"
-loop = "arm-loop"
-unit = "rad"
-threshold_rad = 0.35
-input.in = "arm.shoulder_pan.target"
-
-[[block]]
-name = "lifted"
-kind = "gain"
-loop = "arm-loop"
-unit = "flag"
-output_unit = "1"
-gain = 1.0
-input.in = "lift.out"
-
-[[block]]
-name = "grows"
-kind = "sum"
-loop = "arm-loop"
-input.in_1 = "lifted.out"
-input.in_2 = "thousands.out"
-
-[[block]]
-name = "before"
-kind = "delay"
-loop = "arm-loop"
-input.in = "grows.out"
-
-[[block]]
-name = "thousands"
-kind = "gain"
-loop = "arm-loop"
-gain = 1e9
-input.in = "before.out"
-"#;
-
-#[test]
-fn a_session_with_blocks_and_one_that_fails_replays_bit_for_bit() {
-    let directory = records();
-    let config = format!("{}{BLOCKS}", hosted_config());
-    let environment = [("KAIRO_RECORD_DIR", directory.path())];
-    let mut robot = Robot::start_with(&config, &environment);
-    let mut plane = robot.connect_ready();
-    let mut lease = plane.open_lease();
-    let low = [0.3, 0.0, 0.0, 0.0, 0.0, 0.0];
-    plane.stream(&mut lease, low, |state| {
-        (state.joints[0].setpoint_rad - 0.3).abs() < 1e-3
-    });
-    let high = lease.command([0.5, 0.0, 0.0, 0.0, 0.0, 0.0], 1000);
-    assert_eq!(lease.verdict(&high), Verdict::Accepted);
-    lease.wait_for_cause(Cause::BlockFault);
-    plane.wait_for_rest();
-    assert!(robot.terminate().success());
-    let files = files(directory.path(), "0");
-    let frames: Vec<Frame> = files.iter().flat_map(|path| frames(path)).collect();
-    let faults = recorded::<u64>(&frames, tag::BLOCK_FAULT);
-    assert!(
-        faults.iter().any(|word| *word != 0),
-        "the fault is in the record"
-    );
-    for path in &files {
-        replay_same(path);
     }
 }

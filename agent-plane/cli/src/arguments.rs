@@ -232,6 +232,9 @@ pub struct ExportOptions {
 pub struct ReplayOptions {
     /// The record file.
     pub file: PathBuf,
+    /// Replay with this robot.toml instead of the one in the record: what would it have changed?
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Begin at the last keyframe before this tick.
     #[arg(long, value_name = "TICK")]
     pub from: Option<u64>,

@@ -189,6 +189,9 @@ pub fn replay(terminal: &Terminal, options: &ReplayOptions) -> Result<(), Failur
             program.arg(name).arg(tick.to_string());
         }
     }
+    if let Some(config) = &options.config {
+        program.arg("--config").arg(config);
+    }
     if terminal.json {
         program.arg("--json");
     }

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::memory::Memory;
 use crate::unit::Unit;
 
 /// Ports a block can have on one side. Bounds the copy of a block's inputs on the stack.
@@ -27,6 +28,12 @@ pub trait Block: Send {
     /// A device begins to follow commands: forget what was gathered while nothing obeyed, such as
     /// an integral, and start from the next inputs. Estimates of the world stay. rt-safe.
     fn engage(&mut self) {}
+
+    /// Names every number that a period keeps for the next one, always the same ones in the same
+    /// order; settings are not among them. It is how a record can begin in the middle and be
+    /// replayed: what is forgotten here makes such a replay differ. A block without memory leaves
+    /// it empty. rt-safe.
+    fn memory(&mut self, memory: &mut Memory<'_>);
 }
 
 /// What a block did wrong.

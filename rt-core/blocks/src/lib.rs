@@ -4,7 +4,7 @@
 //! - [`settings`]: how a block's table in `robot.toml` is read, with a place and a remedy for
 //!   every mistake; [`registry`]: which kinds there are, and how a program adds its own.
 //! - [`graph`]: blocks and wires, checked for cycles; [`program`]: the same, compiled to a flat
-//!   schedule without a name in it.
+//!   schedule without a name in it; [`memory`]: what a program keeps, saved and put back.
 //! - [`kinds`]: the library; [`profile`]: the jerk-limited motion that two of its kinds share.
 //!
 //! Guarantees: [`program::Program::step`] is rt-safe: no heap, lock, wait or name look-up, bounded
@@ -20,6 +20,7 @@ pub mod block;
 pub mod containment;
 pub mod graph;
 pub mod kinds;
+pub mod memory;
 pub mod profile;
 pub mod program;
 pub mod registry;

@@ -15,6 +15,8 @@
 //! began at rest. An axis that must first turn round may pass beyond both its start and its target;
 //! keeping inside position limits is the business of whoever knows them.
 
+use crate::memory::Memory;
+
 /// Pieces of constant jerk of one axis.
 const PIECES: usize = 7;
 /// Halvings of a bracket: after 60 it is a billionth of a billionth of where it began.
@@ -264,6 +266,40 @@ impl<const N: usize> Plan<N> {
             axes,
             seconds,
         }
+    }
+
+    /// A way that goes nowhere, for [`Self::memory`] to fill. rt-safe.
+    pub(crate) fn blank(axes: usize) -> Self {
+        Self {
+            ways: [Way::default(); N],
+            axes,
+            seconds: 0.0,
+        }
+    }
+
+    /// See [`Block::memory`](crate::block::Block::memory). rt-safe.
+    pub(crate) fn memory(&mut self, axes: usize, memory: &mut Memory<'_>) {
+        for way in &mut self.ways[..axes] {
+            let Way {
+                start,
+                target,
+                pieces,
+                seconds,
+            } = way;
+            let AxisState {
+                position,
+                velocity,
+                acceleration,
+            } = start;
+            for value in [position, velocity, acceleration, target, seconds] {
+                memory.number(value);
+            }
+            for piece in pieces {
+                memory.number(&mut piece.jerk);
+                memory.number(&mut piece.seconds);
+            }
+        }
+        memory.number(&mut self.seconds);
     }
 
     /// How long it takes. rt-safe.

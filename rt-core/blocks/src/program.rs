@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use crate::block::{Block, Design, FaultKind, PORTS_MAX};
 use crate::containment::contained;
+use crate::memory::Memory;
 
 /// A block that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +44,33 @@ pub struct Program {
     delays: Box<[Delay]>,
     first_outputs: Box<[usize]>,
     fault: Option<BlockFault>,
+    /// Whether a period or an engagement has left anything behind.
+    begun: bool,
+}
+
+/// Memory that was saved by a program of other blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherMemory {
+    /// The word that cannot be.
+    pub found: u64,
 }
 
 impl Program {
     /// Gives external `number` its value for the next step. rt-safe.
     pub fn set_external(&mut self, number: usize, value: f64) {
         self.values[number] = value;
+    }
+
+    /// The newest values of a node's outputs, `count` of them. rt-safe.
+    pub fn outputs(&self, node: usize, count: usize) -> &[f64] {
+        let first = self.first_outputs[node];
+        &self.values[first..first + count]
+    }
+
+    /// Makes `values` the newest outputs of a node, in place of what it would compute. rt-safe.
+    pub fn set_outputs(&mut self, node: usize, values: &[f64]) {
+        let first = self.first_outputs[node];
+        self.values[first..first + values.len()].copy_from_slice(values);
     }
 
     /// The newest value of an output. rt-safe.
@@ -67,10 +89,24 @@ impl Program {
     /// The fault of the first block that failed, now and in every later call. Outputs are then of
     /// no use.
     pub fn step(&mut self) -> Result<(), BlockFault> {
+        self.step_until(None)
+    }
+
+    /// As [`Self::step`], but for the block of `ends`: it is not called, and has failed that way.
+    /// For a replay of what is no function of the blocks' inputs: time that ran out. rt-safe.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn step_until(&mut self, ends: Option<BlockFault>) -> Result<(), BlockFault> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
+        self.begun = true;
         for step in &mut self.steps {
+            if let Some(fault) = ends.filter(|fault| fault.node == step.node) {
+                self.fault = Some(fault);
+                return Err(fault);
+            }
             let mut inputs = [0.0; PORTS_MAX];
             let sources = &self.gather[step.inputs.clone()];
             for (input, source) in inputs.iter_mut().zip(sources) {
@@ -109,6 +145,7 @@ impl Program {
         if self.fault.is_some() {
             return;
         }
+        self.begun = true;
         for step in &mut self.steps {
             let node = step.node;
             let block = &mut step.block;
@@ -123,6 +160,50 @@ impl Program {
         }
         for delay in &self.delays {
             self.values[delay.to] = delay.initial;
+        }
+    }
+
+    /// Whether there is memory yet: false until the first period. rt-safe.
+    pub const fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Words that [`Self::save`] gives. setup-only.
+    pub fn memory_words(&mut self) -> u64 {
+        let mut count = 0;
+        self.remember(&mut Memory::Save(&mut |_| count += 1));
+        count
+    }
+
+    /// Shows what has to be put back for the next period to be the same: all that blocks keep, and
+    /// their newest outputs. Not a fault: a program that failed does not run again. rt-safe.
+    pub fn save(&mut self, put: &mut dyn FnMut(u64)) {
+        self.remember(&mut Memory::Save(put));
+    }
+
+    /// Becomes what was saved, and forgets a fault. rt-safe.
+    ///
+    /// # Errors
+    /// A word that blocks like these cannot have saved; what was put back until then stays.
+    pub fn load(&mut self, next: &mut dyn FnMut() -> u64) -> Result<(), OtherMemory> {
+        (self.begun, self.fault) = (true, None);
+        let mut memory = Memory::Load { next, wrong: None };
+        self.remember(&mut memory);
+        match memory {
+            Memory::Load {
+                wrong: Some(found), ..
+            } => Err(OtherMemory { found }),
+            _ => Ok(()),
+        }
+    }
+
+    fn remember(&mut self, memory: &mut Memory<'_>) {
+        for step in &mut self.steps {
+            memory.numbers(&mut self.values[step.outputs.clone()]);
+            step.block.memory(memory);
+        }
+        for delay in &self.delays {
+            memory.number(&mut self.values[delay.to]);
         }
     }
 }
@@ -197,6 +278,7 @@ impl ProgramParts {
             delays: self.delays.into(),
             first_outputs: first_outputs.into(),
             fault: None,
+            begun: false,
         }
     }
 }

@@ -5,7 +5,8 @@ use std::cell::Cell;
 
 use kairo_blocks::block::{Block, Design, FaultKind, Port};
 use kairo_blocks::graph::{Cycle, Graph, Node, Wire};
-use kairo_blocks::program::BlockFault;
+use kairo_blocks::memory::Memory;
+use kairo_blocks::program::{BlockFault, OtherMemory, Program};
 use kairo_blocks::registry::Registry;
 use kairo_blocks::settings::{Settings, Table};
 use kairo_blocks::unit::Unit;
@@ -151,6 +152,12 @@ impl Block for Square {
         outputs[0] = (self.calls as f64) * (inputs[0] * inputs[0]);
         Ok(())
     }
+
+    fn memory(&mut self, memory: &mut Memory<'_>) {
+        let mut calls = u64::from(self.calls);
+        memory.word(&mut calls);
+        self.calls = calls as u32;
+    }
 }
 
 #[test]
@@ -177,6 +184,67 @@ fn a_block_that_panics_is_a_fault_of_that_block() {
     assert!(!kairo_blocks::containment::is_inside());
 }
 
+/// A program of one block of `kind`, its inputs from outside.
+fn alone(kind: &str, table: &Table) -> Program {
+    let mut one = node(kind, kind, table, Vec::new());
+    one.wires = (0..one.design.inputs.len()).map(Wire::External).collect();
+    let graph = Graph {
+        externals: one.wires.len(),
+        nodes: vec![one],
+    };
+    graph.compile().expect("no cycle")
+}
+
+/// The bits of everything that `program` gives from period `first` on.
+fn run(program: &mut Program, kind: &str, table: &Table, ticks: std::ops::Range<u32>) -> Vec<u64> {
+    let design = node(kind, kind, table, Vec::new()).design;
+    let mut bits = Vec::new();
+    for tick in ticks {
+        for input in 0..design.inputs.len() {
+            let value = f64::from((tick / 7 + input as u32) % 11) / 10.0;
+            program.set_external(input, value);
+        }
+        assert_eq!(program.step(), Ok(()), "{kind}");
+        let outputs = program.outputs(0, design.outputs.len());
+        bits.extend(outputs.iter().map(|output| output.to_bits()));
+    }
+    bits
+}
+
+#[test]
+fn every_kind_goes_on_from_its_saved_memory_as_if_it_had_never_stopped() {
+    let mut settings = library();
+    settings.push(("delay", Table::default().with("initial", 0.25)));
+    for (kind, table) in settings {
+        let mut first = alone(kind, &table);
+        assert!(!first.has_begun());
+        run(&mut first, kind, &table, 0..203);
+        let mut saved = Vec::new();
+        first.save(&mut |word| saved.push(word));
+        assert_eq!(saved.len() as u64, first.memory_words(), "{kind}");
+        let expected = run(&mut first, kind, &table, 203..400);
+        let mut again = alone(kind, &table);
+        assert_eq!(saved.len() as u64, again.memory_words(), "{kind} when new");
+        let mut words = saved.iter();
+        let loaded = again.load(&mut || *words.next().expect("as many words"));
+        assert_eq!(loaded, Ok(()), "{kind}");
+        assert_eq!(run(&mut again, kind, &table, 203..400), expected, "{kind}");
+    }
+}
+
+#[test]
+fn memory_of_other_blocks_is_refused_and_time_that_ran_out_is_replayed_without_a_call() {
+    let flag = ("latch", Table::default());
+    let loaded = alone(flag.0, &flag.1).load(&mut || 7);
+    assert_eq!(loaded, Err(OtherMemory { found: 7 }));
+    let mut program = custom(|| Square { calls: 0 }).compile().expect("no cycle");
+    program.set_external(0, 7.0);
+    let kind = FaultKind::Budget;
+    let fault = BlockFault { node: 1, kind };
+    assert_eq!(program.step_until(Some(fault)), Err(fault), "7 would panic");
+    assert_eq!(program.step(), Err(fault));
+}
+
 /// Every kind of the library, at work for a thousand periods, with an engagement in between.
 #[test]
 fn no_kind_of_the_library_touches_the_heap_in_a_step() {
@@ -189,14 +257,8 @@ fn no_kind_of_the_library_touches_the_heap_in_a_step() {
         );
     }
     for (kind, table) in settings {
-        let mut one = node(kind, kind, &table, Vec::new());
-        one.wires = (0..one.design.inputs.len()).map(Wire::External).collect();
-        let inputs = one.wires.len();
-        let graph = Graph {
-            externals: inputs,
-            nodes: vec![one],
-        };
-        let mut program = graph.compile().expect("no cycle");
+        let inputs = node(kind, kind, &table, Vec::new()).design.inputs.len();
+        let mut program = alone(kind, &table);
         let before = OPERATIONS.get();
         for tick in 0..1000_u32 {
             for input in 0..inputs {

@@ -72,6 +72,9 @@ pub struct Header {
     pub robot: String,
     /// The whole robot.toml.
     pub robot_toml: String,
+    /// The file it came from: plug-ins are looked for beside it.
+    #[serde(default)]
+    pub robot_toml_path: String,
     /// CRC-32 of `robot_toml`.
     pub robot_toml_crc32: u32,
     /// Which run of kairo-rt recorded: the same in all its files.
@@ -108,6 +111,20 @@ pub struct LoopHeader {
     pub period_ns: u64,
     /// Its devices, by the index in entries.
     pub devices: Vec<DeviceHeader>,
+    /// Its blocks, by the index in entries.
+    #[serde(default)]
+    pub blocks: Vec<BlockHeader>,
+}
+
+/// A control block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockHeader {
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: String,
+    /// Its outputs.
+    pub outputs: Vec<String>,
 }
 
 /// A device.

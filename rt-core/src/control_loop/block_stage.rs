@@ -6,18 +6,26 @@
 //!
 //! A block that faults ends the program for good, until kairo-rt is started again: what it left
 //! behind cannot be trusted, and what it drove has nobody else to drive it.
+//!
+//! A replay computes the blocks again and compares what each gives. It begins with the memory that
+//! a keyframe has of them; where they keep more than fits one, only a replay from arming on can
+//! compute them, and one from later on takes what they gave from the record ([`Origin`]).
 
 use kairo_blocks::block::FaultKind;
 use kairo_blocks::program::{BlockFault, Program};
 use kairo_link::abi::BlockFaultKind;
 use kairo_link::block_fault::BlockFaultReport;
-use kairo_record::tap::Tap;
+use kairo_record::state::{Malformed, Sink, Source, State};
+use kairo_record::tap::{TICK_WORDS_MAX, Tap};
 
 use super::seat::Seat;
 use crate::config::LoopBlocks;
 use crate::config::blocks::{Drive, Read, Signal};
 use crate::device::Device;
-use crate::recording::{of_device, of_loop, tag};
+use crate::recording::{BlockOutputs, of_device, of_loop, tag};
+
+/// Most words of blocks' memory in a keyframe: half of what one can hold. The rest is for devices.
+pub(crate) const MEMORY_WORDS_MAX: u64 = TICK_WORDS_MAX as u64 / 2;
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -29,7 +37,34 @@ pub(super) struct BlockStage {
     /// Devices are seats here.
     reads: Box<[Read]>,
     drives: Box<[Drive]>,
+    /// The nodes in the order they run, and how many outputs each has.
+    order: Box<[(usize, usize)]>,
     follows: bool,
+    /// Words of the program's memory.
+    memory_words: u64,
+    origin: Origin,
+    failed: bool,
+}
+
+/// Where the outputs of blocks come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The blocks.
+    Computed,
+    /// The record: their memory is not known.
+    Recorded,
+}
+
+/// What a keyframe has of the blocks.
+mod kept {
+    /// Nothing: they have not run yet.
+    pub(super) const NEW: u64 = 0;
+    /// Their memory.
+    pub(super) const MEMORY: u64 = 1;
+    /// Nothing: it is too much.
+    pub(super) const TOO_MUCH: u64 = 2;
+    /// Nothing: one has failed, so they do not run again, and where it was stopped is chance.
+    pub(super) const FAILED: u64 = 3;
 }
 
 impl BlockStage {
@@ -58,12 +93,19 @@ impl BlockStage {
             ..*drive
         });
         // The configuration was read without a cycle, or it would not be here.
+        let mut program = config.graph.compile().ok()?;
+        let outputs = |node: usize| config.graph.nodes[node].design.outputs.len();
+        let order = config.order.iter().map(|node| (*node, outputs(*node)));
         Some(Self {
-            program: config.graph.compile().ok()?,
+            memory_words: program.memory_words(),
+            program,
             rehearsal: config.graph.compile().ok()?,
             reads: reads.collect(),
             drives: drives.collect(),
+            order: order.collect(),
             follows: false,
+            origin: Origin::Computed,
+            failed: false,
         })
     }
 
@@ -80,27 +122,63 @@ impl BlockStage {
     /// Runs the blocks, and gives the devices what they drive. Returns the block that failed, in
     /// this tick or an earlier one; nothing was given to any device then.
     pub(super) fn run(&mut self, tap: &mut Tap, seats: &mut [Seat]) -> Option<BlockFaultReport> {
-        let word = tap.input(of_loop(tag::BLOCK_FAULT), || match self.step(seats) {
-            Ok(()) => 0,
-            Err(fault) => report_of(fault).to_word(),
+        if self.origin == Origin::Recorded {
+            return self.take(tap, seats);
+        }
+        let mut done = None;
+        let timeout = tap.input_some(of_loop(tag::BLOCK_TIMEOUT), || {
+            let result = self.step(seats, None);
+            done = Some(result);
+            let fault = result.err().filter(|fault| fault.kind == FaultKind::Budget);
+            fault.map(|fault| report_of(fault).to_word())
         });
-        let report = BlockFaultReport::from_word(word);
+        // In a replay nothing has run yet, and what ran out of time then is not called.
+        let result = done.unwrap_or_else(|| self.step(seats, timeout.and_then(timed_out)));
+        let report = result.err().map(report_of);
+        self.failed |= report.is_some();
+        tap.output(
+            of_loop(tag::BLOCK_FAULT),
+            &report.map_or(0, BlockFaultReport::to_word),
+        );
         if report.is_some() {
             return report;
         }
-        for (number, drive) in self.drives.iter().enumerate() {
-            let program = &self.program;
-            let wanted_rad = tap.input(of_device(tag::DRIVEN, number), || {
-                program.output(drive.node, drive.port)
-            });
+        for (node, count) in &self.order {
+            let outputs = BlockOutputs::from(self.program.outputs(*node, *count));
+            tap.output(of_device(tag::BLOCK, *node), &outputs);
+        }
+        self.drive(seats);
+        None
+    }
+
+    /// The same with outputs that were recorded.
+    fn take(&mut self, tap: &mut Tap, seats: &mut [Seat]) -> Option<BlockFaultReport> {
+        let _ = tap.input_some(of_loop(tag::BLOCK_TIMEOUT), || None::<u64>);
+        let word = tap.input(of_loop(tag::BLOCK_FAULT), || 0_u64);
+        let report = BlockFaultReport::from_word(word);
+        self.failed |= report.is_some();
+        if report.is_some() {
+            return report;
+        }
+        for (node, count) in &self.order {
+            let entry = of_device(tag::BLOCK, *node);
+            let outputs: BlockOutputs = tap.input(entry, BlockOutputs::default);
+            self.program.set_outputs(*node, outputs.values(*count));
+        }
+        self.drive(seats);
+        None
+    }
+
+    fn drive(&self, seats: &mut [Seat]) {
+        for drive in &self.drives {
+            let wanted_rad = self.program.output(drive.node, drive.port);
             seats[drive.device]
                 .device_mut()
                 .drive(drive.joint, wanted_rad);
         }
-        None
     }
 
-    fn step(&mut self, seats: &[Seat]) -> Result<(), BlockFault> {
+    fn step(&mut self, seats: &[Seat], ends: Option<BlockFault>) -> Result<(), BlockFault> {
         let follows = |drive: &Drive| seats[drive.device].device().is_following();
         let follows = self.drives.iter().any(follows);
         if follows && !self.follows {
@@ -110,8 +188,69 @@ impl BlockStage {
         for (number, read) in self.reads.iter().enumerate() {
             self.program.set_external(number, value_of(*read, seats));
         }
-        self.program.step()
+        self.program.step_until(ends)
     }
+
+    /// Of a keyframe: what has to be put back. rt-safe.
+    pub(super) fn save(&mut self, sink: &mut Sink) {
+        let kept = if self.failed {
+            kept::FAILED
+        } else if !self.program.has_begun() {
+            kept::NEW
+        } else if self.memory_words > MEMORY_WORDS_MAX || self.origin == Origin::Recorded {
+            kept::TOO_MUCH
+        } else {
+            kept::MEMORY
+        };
+        kept.save(sink);
+        self.follows.save(sink);
+        if kept == kept::MEMORY {
+            self.memory_words.save(sink);
+            self.program.save(&mut |word| sink.put(word));
+        }
+    }
+
+    /// Becomes what a keyframe says. Replay only.
+    pub(super) fn load(&mut self, source: &mut Source<'_>) -> Result<(), Malformed> {
+        let (mut kept, mut words) = (kept::NEW, 0_u64);
+        kept.load(source)?;
+        self.follows.load(source)?;
+        self.origin = Origin::Computed;
+        self.failed = kept == kept::FAILED;
+        match kept {
+            kept::NEW | kept::FAILED => Ok(()),
+            kept::MEMORY => {
+                words.load(source)?;
+                let other = |found| Malformed {
+                    found,
+                    wanted: "memory of these blocks",
+                };
+                if words != self.memory_words {
+                    return Err(other(words));
+                }
+                let loaded = self.program.load(&mut || source.take());
+                loaded.map_err(|memory| other(memory.found))
+            }
+            _ => {
+                self.origin = Origin::Recorded;
+                Ok(())
+            }
+        }
+    }
+
+    /// Where outputs come from since the last keyframe was loaded.
+    pub(super) const fn origin(&self) -> Origin {
+        self.origin
+    }
+}
+
+/// The fault that a recorded timeout was.
+fn timed_out(word: u64) -> Option<BlockFault> {
+    let report = BlockFaultReport::from_word(word)?;
+    Some(BlockFault {
+        node: report.block as usize,
+        kind: FaultKind::Budget,
+    })
 }
 
 fn value_of(read: Read, seats: &[Seat]) -> f64 {

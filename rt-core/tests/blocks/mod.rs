@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::harness::blocks::{RUNAWAY, backlash, compile, moody};
 use crate::harness::{Pose, Robot, eventually, has_arrived, hosted_config};
 use kairo_link::abi::{BlockFaultKind, Cause, Phase, Verdict};
 use kairo_link::block_fault::BlockFaultReport;
@@ -37,9 +38,9 @@ gain = 3.0
 input.in = "arm.gripper.target"
 output.out = "arm.gripper.setpoint"
 "#;
-/// A number that grows a billionfold each period while a command is followed, and a second loop
-/// with a block of its own.
-const DIVERGES: &str = r#"
+/// What starts the runaway as soon as a command is followed, and a second loop with a block of its
+/// own.
+const BEGINS: &str = r#"
 [[loop]]
 name = "other"
 period_us = 4000
@@ -60,26 +61,6 @@ unit = "flag"
 output_unit = "1"
 gain = 1.0
 input.in = "arm.following"
-
-[[block]]
-name = "grows"
-kind = "sum"
-loop = "arm-loop"
-input.in_1 = "begins.out"
-input.in_2 = "thousands.out"
-
-[[block]]
-name = "before"
-kind = "delay"
-loop = "arm-loop"
-input.in = "grows.out"
-
-[[block]]
-name = "thousands"
-kind = "gain"
-loop = "arm-loop"
-gain = 1e9
-input.in = "before.out"
 "#;
 
 #[test]
@@ -107,7 +88,7 @@ fn blocks_drive_joints_under_a_command_and_within_the_limits() {
 
 #[test]
 fn a_block_that_diverges_takes_its_loop_to_the_safe_action_and_not_the_daemon() {
-    let config = format!("{}{DIVERGES}", hosted_config());
+    let config = format!("{}{BEGINS}{RUNAWAY}", hosted_config());
     let mut robot = Robot::start_with(&config, &[]);
     let mut plane = robot.connect_ready();
     let mut lease = plane.open_lease();
@@ -251,7 +232,7 @@ fn printed(argument: &str, config: &str) -> String {
 
 #[test]
 fn check_prints_the_schedule_in_the_order_it_runs() {
-    let config = format!("{}{DIVERGES}", hosted_config());
+    let config = format!("{}{BEGINS}{RUNAWAY}", hosted_config());
     let text = printed("--check", &config);
     let lines: Vec<&str> = text
         .lines()
@@ -281,37 +262,11 @@ fn dot_draws_every_block_and_wire() {
     );
 }
 
-/// Compiles a plug-in as the documentation says.
-fn compile(source: &str, more: &[&str], directory: &std::path::Path) -> std::path::PathBuf {
-    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let object = directory.join("plugin.so");
-    let status = std::process::Command::new("cc")
-        .args(["-shared", "-fPIC", "-O2", "-o"])
-        .arg(&object)
-        .arg(here.join(source))
-        .arg("-I")
-        .arg(here.join("blocks/plugin/include"))
-        .args(more)
-        .status()
-        .expect("a C compiler is there: Rust links with it");
-    assert!(status.success());
-    // Whatever this machine's mask is: what a group may write is not loaded.
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&object, mode).expect("chmod");
-    object
-}
-
 #[test]
 fn a_plugin_in_c_drives_a_joint() {
     let directory = tempfile::tempdir().expect("a directory");
     let object = compile("examples/backlash.c", &[], directory.path());
-    let blocks = format!(
-        "[[plugin]]\nname = \"gear\"\npath = \"{}\"\nbudget_us = 50000\n\
-         [[block]]\nname = \"pan-gear\"\nkind = \"gear.backlash\"\nloop = \"arm-loop\"\n\
-         width_rad = 0.02\ninput.in = \"arm.shoulder_pan.target\"\n\
-         output.out = \"arm.shoulder_pan.setpoint\"\n",
-        object.display()
-    );
+    let blocks = backlash(&object, "arm.shoulder_pan.target");
     let robot = Robot::start_with(&format!("{}{blocks}", hosted_config()), &[]);
     let mut plane = robot.connect_ready();
     let mut lease = plane.open_lease();
@@ -330,17 +285,7 @@ fn a_plugin_in_c_drives_a_joint() {
 /// Runs the plug-in of the plug-ins' own tests in the daemon until its mood makes it fail.
 fn failure_of(mood: u32) -> BlockFaultReport {
     let directory = tempfile::tempdir().expect("a directory");
-    let more = ["-DWRONG_VERSION=0", "-lm"];
-    let object = compile("blocks/plugin/tests/mood.c", &more, directory.path());
-    let blocks = format!(
-        "[[plugin]]\nname = \"test\"\npath = \"{}\"\nbudget_us = 5000\n\
-         [[block]]\nname = \"begins\"\nkind = \"gain\"\nloop = \"arm-loop\"\nunit = \"flag\"\n\
-         output_unit = \"1\"\ngain = {mood}\ninput.in = \"arm.following\"\n\
-         [[block]]\nname = \"moody\"\nkind = \"test.moody\"\nloop = \"arm-loop\"\ngain = 1.0\n\
-         input.mood = \"begins.out\"\ninput.in = \"arm.shoulder_pan.target\"\n\
-         output.out = \"arm.shoulder_pan.setpoint\"\n",
-        object.display()
-    );
+    let blocks = moody(directory.path(), mood);
     let mut robot = Robot::start_with(&format!("{}{blocks}", hosted_config()), &[]);
     let mut plane = robot.connect_ready();
     let mut lease = plane.open_lease();

@@ -7,6 +7,7 @@
     reason = "test support: a failed step is a failed test"
 )]
 
+pub mod blocks;
 mod orphan;
 
 use std::collections::VecDeque;
@@ -15,6 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Process, ExitStatus, Stdio};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -115,6 +117,12 @@ impl Arm {
     pub fn truth(&mut self) -> Pose {
         let reply = self.ask(r#"{"op":"truth"}"#);
         std::array::from_fn(|joint| reply["joints"][joint]["position_rad"].as_f64().unwrap())
+    }
+
+    /// Where the servos were told to be last, rad.
+    pub fn goals(&mut self) -> Pose {
+        let reply = self.ask(r#"{"op":"truth"}"#);
+        std::array::from_fn(|joint| reply["joints"][joint]["goal_rad"].as_f64().unwrap())
     }
 
     /// Whether every servo is under torque.
@@ -562,7 +570,8 @@ impl Lease {
         self.rings.lock().unwrap().replies.pop().unwrap()
     }
 
-    fn push(&self, command: &Command) -> Result<(), ring::PushError> {
+    /// Puts `command` into the ring.
+    pub fn push(&self, command: &Command) -> Result<(), ring::PushError> {
         self.rings.lock().unwrap().producer.push(command)
     }
 
@@ -638,4 +647,35 @@ pub fn has_arrived(state: &DeviceState, target: &Pose, by: f64) -> bool {
     joints.take(6).all(|(joint, target)| {
         joint.setpoint_rad == *target && (joint.position_rad - target).abs() < by
     })
+}
+
+/// After arming, no real-time thread touched the heap, and the account of periods is exact.
+pub fn assert_pure(plane: &AgentPlane) {
+    let block = plane.stats.block();
+    let control_loop = &block.loops[0].periods;
+    eventually("a consistent look at the account of periods", || {
+        let ticks = control_loop.ticks.load(Ordering::Relaxed);
+        let newest = control_loop.newest_planned_ns.load(Ordering::Relaxed);
+        let skipped = control_loop.skipped.load(Ordering::Relaxed);
+        let first = control_loop.first_planned_ns.load(Ordering::Relaxed);
+        let shifted = control_loop.shifted_ns.load(Ordering::Relaxed);
+        (ticks == control_loop.ticks.load(Ordering::Relaxed)
+            && (newest - first).wrapping_sub(shifted) / PERIOD_NS + 1 == ticks + skipped)
+            .then_some(())
+    });
+    assert_eq!(control_loop.identity_broken.load(Ordering::Relaxed), 0);
+    assert_eq!(
+        control_loop.thread.allocations.load(Ordering::Relaxed),
+        0,
+        "the loop allocated"
+    );
+    assert_eq!(
+        block.buses[0]
+            .periods
+            .thread
+            .allocations
+            .load(Ordering::Relaxed),
+        0,
+        "the bus allocated"
+    );
 }

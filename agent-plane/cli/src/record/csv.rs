@@ -29,7 +29,7 @@ pub(super) fn write(
             let index = item.index.to_string();
             let device = match item.of {
                 "loop" => "",
-                "device" => item.device.unwrap_or(""),
+                "device" | "block" => item.device.unwrap_or(""),
                 _ => &index,
             };
             for (field, value) in item.fields() {

@@ -102,7 +102,9 @@ fn layout(entry: &EntryHeader) -> Layout {
         .collect();
     for word in &mut words {
         let array = word.name.split_once('[').map(|(array, _)| array);
-        word.of_joint = array.is_some_and(|array| arrays.iter().any(|known| known == array));
+        // What a block has by name are its outputs.
+        word.of_joint = entry.of == "block"
+            || array.is_some_and(|array| arrays.iter().any(|known| known == array));
     }
     Layout {
         name: entry.name.clone(),
@@ -137,19 +139,23 @@ impl Layouts {
         entries(&frame.payload).filter_map(move |(entry, words)| {
             let layout = self.layouts.iter().find(|layout| layout.tag == entry.tag)?;
             let known = known?;
-            let device = known.devices.get(usize::from(entry.index));
-            let device = device.filter(|_| layout.of == "device");
+            let index = usize::from(entry.index);
+            let owner = match layout.of.as_str() {
+                "device" => known.devices.get(index).map(|one| (&one.name, &one.joints)),
+                "block" => known.blocks.get(index).map(|one| (&one.name, &one.outputs)),
+                _ => None,
+            };
             let mut words = words.to_vec();
             words.resize(layout.words.len(), 0);
             Some(Item {
                 layout,
-                joints: device.map_or(&[], |device| &device.joints),
+                joints: owner.map_or(&[], |(_, inside)| inside),
                 words,
                 entry: &layout.name,
                 loop_name: &known.name,
                 of: &layout.of,
                 index: entry.index,
-                device: device.map(|device| device.name.as_str()),
+                device: owner.map(|(name, _)| name.as_str()),
             })
         })
     }

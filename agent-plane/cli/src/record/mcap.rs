@@ -84,7 +84,7 @@ fn message(item: &Item<'_>, tick: u64, time_ns: u64) -> (String, Value) {
     let mut object = item.object();
     object["tick"] = tick.into();
     object["time_ns"] = time_ns.into();
-    if !["loop", "device"].contains(&item.of) {
+    if !["loop", "device", "block"].contains(&item.of) {
         object[item.of] = item.index.into();
     }
     let name = match item.entry {

@@ -24,6 +24,7 @@ fn header() -> Header {
         },
         robot: "two-joints".to_owned(),
         robot_toml: String::new(),
+        robot_toml_path: String::new(),
         robot_toml_crc32: 0,
         session: 1,
         segment: 0,
@@ -36,6 +37,7 @@ fn header() -> Header {
                 name: "arm".to_owned(),
                 joints: vec!["pan".to_owned(), "tilt".to_owned()],
             }],
+            blocks: Vec::new(),
         }],
         entries: entries(),
     }

@@ -4,7 +4,9 @@
  * it before it arms, checks what it says, and calls step() in every period of a loop.
  *
  * step() and reset() run on a real-time thread: no malloc, no lock, no system call, no unbounded
- * loop, no exit(). All memory of a block is the state that kairo-rt gives it.
+ * loop, no exit(). All memory of a block is the state that kairo-rt gives it, and nothing in that
+ * state may be an address: the flight recorder saves the state byte for byte, and a replay puts it
+ * back in another process.
  *
  * What goes wrong in step() or reset() stops the loop's devices and not the daemon: a result that is
  * not 0, an output that is NaN or infinite, SIGSEGV, SIGBUS, SIGFPE, SIGILL, abort(), and more

@@ -7,6 +7,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use kairo_blocks::block::{Block, FaultKind};
+use kairo_blocks::memory::Memory as Words;
 
 use crate::abi::{Create, Reset, Step};
 use crate::guard::{Call, call};
@@ -79,6 +80,9 @@ impl Instance {
         };
         // SAFETY: `create_with` takes these, and has nothing to undo.
         made.settle(unsafe { call(&arguments, CREATE_BUDGET_NS) });
+        if let Some(memory) = &mut made.memory {
+            memory.is_made();
+        }
         made
     }
 
@@ -148,6 +152,16 @@ impl Block for Instance {
         // fault counts.
         if let Err(fault) = unsafe { call(&arguments, self.functions.budget_ns) } {
             self.fault = Some(fault);
+        }
+    }
+
+    fn memory(&mut self, words: &mut Words<'_>) {
+        let Some(memory) = &mut self.memory else {
+            return;
+        };
+        memory.keep(words);
+        if matches!(words, Words::Load { .. }) {
+            self.fault = None;
         }
     }
 }

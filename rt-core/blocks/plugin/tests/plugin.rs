@@ -107,6 +107,29 @@ fn a_plugin_computes_keeps_its_state_and_resets() {
     assert_eq!(program.output(0, 1), 0.5);
 }
 
+#[test]
+fn the_state_goes_on_in_another_block_and_its_settings_stay_that_blocks_own() {
+    let registry = registry();
+    let with_gain = |gain: f64| read(&registry, &Table::default().with("gain", gain));
+    let mut first = with_gain(2.0).expect("good settings");
+    for _ in 0..3 {
+        assert_eq!(step(&mut first, Mood::Work), Ok(()));
+    }
+    let mut saved = Vec::new();
+    first.save(&mut |word| saved.push(word));
+    assert_eq!(saved.len() as u64, first.memory_words());
+    // Another block has other settings, and a state that is to be forgotten.
+    let mut second = with_gain(3.0).expect("good settings");
+    assert_eq!(step(&mut second, Mood::Work), Ok(()));
+    assert!(step(&mut second, Mood::Report).is_err());
+    let mut words = saved.iter();
+    let loaded = second.load(&mut || *words.next().expect("as many words"));
+    assert_eq!(loaded, Ok(()));
+    assert_eq!(step(&mut second, Mood::Work), Ok(()));
+    assert_eq!(second.output(0, 0), 1.5, "the gain is its own");
+    assert_eq!(second.output(0, 1), 2.0, "the sum went on");
+}
+
 /// The fault that a mood ends in, on a thread like a loop's; and nothing calls the plug-in again.
 fn fault_of(mood: Mood) -> FaultKind {
     let mut program = program();

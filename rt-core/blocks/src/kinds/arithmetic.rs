@@ -4,6 +4,7 @@
 
 use super::{ANY, POSITIVE};
 use crate::block::{Block, Design, FaultKind, Port};
+use crate::memory::Memory;
 use crate::settings::{Settings, Value};
 use crate::unit::Unit;
 
@@ -13,11 +14,13 @@ const TERMS_MAX: usize = 16;
 /// A block that is a function of its inputs and nothing else.
 struct Stateless<F>(F);
 
-impl<F: FnMut(&[f64], &mut [f64]) + Send> Block for Stateless<F> {
+impl<F: Fn(&[f64], &mut [f64]) + Send> Block for Stateless<F> {
     fn step(&mut self, inputs: &[f64], outputs: &mut [f64]) -> Result<(), FaultKind> {
         (self.0)(inputs, outputs);
         Ok(())
     }
+
+    fn memory(&mut self, _: &mut Memory<'_>) {}
 }
 
 fn out(unit: Unit) -> Vec<Port> {

@@ -6,6 +6,7 @@
 
 use super::POSITIVE;
 use crate::block::{Block, Design, FaultKind, Port};
+use crate::memory::Memory;
 use crate::settings::{Settings, Value};
 use crate::unit::Unit;
 
@@ -32,6 +33,8 @@ impl Block for Mixer {
         }
         Ok(())
     }
+
+    fn memory(&mut self, _: &mut Memory<'_>) {}
 }
 
 /// Whether Gaussian elimination with row pivoting goes through.

@@ -8,6 +8,7 @@
 use std::f64::consts::{FRAC_1_SQRT_2, TAU};
 
 use crate::block::{Block, Design, FaultKind, Port};
+use crate::memory::Memory;
 use crate::settings::Settings;
 use crate::unit::Unit;
 
@@ -60,6 +61,10 @@ impl Block for Biquad {
 
     fn engage(&mut self) {
         self.state = None;
+    }
+
+    fn memory(&mut self, memory: &mut Memory<'_>) {
+        memory.maybe(&mut self.state, |memory, state| memory.numbers(state));
     }
 }
 

@@ -8,6 +8,7 @@
 
 use super::pid::{Controller, Tuning};
 use crate::block::{Block, Design, FaultKind, Port};
+use crate::memory::Memory;
 use crate::settings::Settings;
 use crate::unit::Unit;
 
@@ -37,6 +38,12 @@ impl Block for Cascade {
         self.outer.reset();
         self.inner.reset();
         self.inner_excess = 0.0;
+    }
+
+    fn memory(&mut self, memory: &mut Memory<'_>) {
+        self.outer.memory(memory);
+        self.inner.memory(memory);
+        memory.number(&mut self.inner_excess);
     }
 }
 

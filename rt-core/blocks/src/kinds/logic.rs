@@ -4,6 +4,7 @@
 
 use super::{ANY, POSITIVE};
 use crate::block::{Block, Design, FaultKind, Port};
+use crate::memory::Memory;
 use crate::settings::Settings;
 use crate::unit::Unit;
 
@@ -39,6 +40,10 @@ impl Block for Compare {
 
     fn engage(&mut self) {
         self.on = false;
+    }
+
+    fn memory(&mut self, memory: &mut Memory<'_>) {
+        memory.flag(&mut self.on);
     }
 }
 
@@ -77,6 +82,10 @@ impl Block for Edge {
     fn engage(&mut self) {
         self.before = None;
     }
+
+    fn memory(&mut self, memory: &mut Memory<'_>) {
+        memory.maybe(&mut self.before, Memory::flag);
+    }
 }
 
 /// `rise` and `fall` are 1 for the period in which `in` changed.
@@ -101,6 +110,10 @@ impl Block for Latch {
 
     fn engage(&mut self) {
         self.on = false;
+    }
+
+    fn memory(&mut self, memory: &mut Memory<'_>) {
+        memory.flag(&mut self.on);
     }
 }
 

@@ -12,6 +12,7 @@
 //! field) only integrate.
 
 use crate::block::{Block, Design, FaultKind, Port};
+use crate::memory::Memory;
 use crate::settings::Settings;
 use crate::unit::Unit;
 
@@ -134,6 +135,10 @@ impl Block for Madgwick {
         let yaw = (2.0 * (w * z + x * y)).atan2(1.0 - 2.0 * (y * y + z * z));
         outputs.copy_from_slice(&[roll, pitch, yaw, w, x, y, z]);
         Ok(())
+    }
+
+    fn memory(&mut self, memory: &mut Memory<'_>) {
+        memory.numbers(&mut self.attitude);
     }
 }
 

@@ -17,6 +17,7 @@
 use super::arithmetic::bounds;
 use super::{ANY, POSITIVE};
 use crate::block::{Block, Design, FaultKind, Port};
+use crate::memory::Memory;
 use crate::settings::Settings;
 use crate::unit::Unit;
 
@@ -144,6 +145,19 @@ impl Controller {
     pub(super) const fn reset(&mut self) {
         *self = Self::new(self.tuning);
     }
+
+    /// See [`Block::memory`]. rt-safe.
+    pub(super) fn memory(&mut self, memory: &mut Memory<'_>) {
+        let Self {
+            tuning: _,
+            integral,
+            derivative,
+            measured_before,
+        } = self;
+        memory.number(integral);
+        memory.number(derivative);
+        memory.maybe(measured_before, Memory::number);
+    }
 }
 
 struct Pid(Controller);
@@ -158,6 +172,10 @@ impl Block for Pid {
 
     fn engage(&mut self) {
         self.0.reset();
+    }
+
+    fn memory(&mut self, memory: &mut Memory<'_>) {
+        self.0.memory(memory);
     }
 }
 

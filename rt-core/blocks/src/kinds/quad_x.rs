@@ -10,6 +10,7 @@
 //! exceed the range; thrust moves as far as that needs; yaw gets what is left.
 
 use crate::block::{Block, Design, FaultKind, Port};
+use crate::memory::Memory;
 use crate::settings::Settings;
 use crate::unit::Unit;
 
@@ -63,6 +64,8 @@ impl Block for QuadX {
         }
         Ok(())
     }
+
+    fn memory(&mut self, _: &mut Memory<'_>) {}
 }
 
 /// `quad-x`.

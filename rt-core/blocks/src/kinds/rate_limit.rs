@@ -5,6 +5,7 @@
 
 use super::arithmetic::positive_rate;
 use crate::block::{Block, Design, FaultKind, Port};
+use crate::memory::Memory;
 use crate::settings::Settings;
 use crate::unit::Unit;
 
@@ -24,6 +25,10 @@ impl Block for RateLimit {
 
     fn engage(&mut self) {
         self.value = None;
+    }
+
+    fn memory(&mut self, memory: &mut Memory<'_>) {
+        memory.maybe(&mut self.value, Memory::number);
     }
 }
 

@@ -7,6 +7,7 @@
 
 use super::ANY;
 use crate::block::{Block, Design, FaultKind, PORTS_MAX, Port};
+use crate::memory::Memory;
 use crate::settings::{Settings, Table, Value};
 use crate::unit::Unit;
 
@@ -94,6 +95,11 @@ impl Block for Machine {
 
     fn engage(&mut self) {
         (self.present, self.periods) = (0, 0);
+    }
+
+    fn memory(&mut self, memory: &mut Memory<'_>) {
+        memory.index(&mut self.present, self.states.len());
+        memory.word(&mut self.periods);
     }
 }
 

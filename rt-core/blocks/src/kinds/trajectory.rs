@@ -7,6 +7,7 @@
 
 use super::POSITIVE;
 use crate::block::{Block, Design, FaultKind, Port};
+use crate::memory::Memory;
 use crate::profile::{AxisLimits, AxisState, Plan};
 use crate::settings::Settings;
 use crate::unit::Unit;
@@ -71,6 +72,17 @@ impl Block for Trajectory {
 
     fn engage(&mut self) {
         self.plan = None;
+    }
+
+    fn memory(&mut self, memory: &mut Memory<'_>) {
+        let mut is_planned = self.plan.is_some();
+        memory.flag(&mut is_planned);
+        let blank = || (Plan::blank(self.axes), [0.0; AXES_MAX]);
+        let (mut plan, mut targets) = self.plan.take().unwrap_or_else(blank);
+        plan.memory(self.axes, memory);
+        memory.numbers(&mut targets[..self.axes]);
+        memory.word(&mut self.periods);
+        self.plan = is_planned.then_some((plan, targets));
     }
 }
 

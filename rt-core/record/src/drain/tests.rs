@@ -143,6 +143,7 @@ fn header() -> Header {
         },
         robot: "r".to_owned(),
         robot_toml: String::new(),
+        robot_toml_path: String::new(),
         robot_toml_crc32: 0,
         session: 0,
         segment: 0,

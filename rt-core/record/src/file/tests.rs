@@ -14,6 +14,7 @@ fn header() -> Header {
         },
         robot: "so101".to_owned(),
         robot_toml: "[robot]\nname = \"so101\"\n".to_owned(),
+        robot_toml_path: "/config/robot.toml".to_owned(),
         robot_toml_crc32: 9,
         session: 1,
         segment: 2,
@@ -23,6 +24,7 @@ fn header() -> Header {
             name: "arm-loop".to_owned(),
             period_ns: 4_000_000,
             devices: Vec::new(),
+            blocks: Vec::new(),
         }],
         entries: Vec::new(),
     }
