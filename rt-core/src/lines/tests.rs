@@ -87,9 +87,11 @@ fn line(name: &str) -> LineConfig {
 
 impl Bench {
     fn new(inputs: &[&Fake], reset: Option<&Fake>, pump: Option<&Driven>) -> Self {
-        let mut config = EstopConfig::default();
-        config.inputs = inputs.iter().map(|_| line("stop")).collect();
-        config.reset = reset.map(|_| line("reset"));
+        let config = EstopConfig {
+            inputs: inputs.iter().map(|_| line("stop")).collect(),
+            reset: reset.map(|_| line("reset")),
+            ..EstopConfig::default()
+        };
         let (stats, shared) = (Stats::empty(), Arc::new(Shared::new(&config)));
         let watched = |fake: &Fake| Watched::new(fake.boxed(), DEBOUNCE_NS);
         let coil = |driven: &Driven| Box::new(driven.clone()) as Box<dyn Coil>;

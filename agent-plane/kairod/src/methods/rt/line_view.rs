@@ -79,7 +79,7 @@ impl LinesView {
         }
         let report = lines::report(&welcome.lines, &now.lines, welcome.loops.len());
         let age = MonoNs::now().duration_since(MonoNs(report.looked_ns));
-        let looked_ms_ago = (report.looked_ns != 0).then(|| age.as_secs_f64() * 1e3);
+        let looked_ms_ago = (report.looked_ns != 0).then_some(age.as_secs_f64() * 1e3);
         Some(Self {
             lines: report.lines.into_iter().map(LineView::from).collect(),
             looked_ms_ago,
