@@ -44,6 +44,13 @@ const GIT: Need = Need {
     why: "listing the files that the house rules apply to",
 };
 
+/// The Python client is tested by what it is written in.
+const PYTHON: Need = Need {
+    program_or_file: "python3",
+    debian_package: "python3",
+    why: "testing the Python client",
+};
+
 /// Why a command cannot have what it needs.
 #[derive(Debug, thiserror::Error)]
 pub enum NeedsError {
@@ -79,12 +86,12 @@ fn of(work: Work) -> Result<Vec<Need>, KernelError> {
         Work::HostedDemo => vec![CYCLICTEST],
         Work::QuickTests => {
             let builds_kernel = false;
-            [vec![GIT], of(Work::Image { builds_kernel })?].concat()
+            [vec![GIT, PYTHON], of(Work::Image { builds_kernel })?].concat()
         }
         // The image's cyclictest is the hosted demo's too.
         Work::AllTests => {
             let builds_kernel = true;
-            [vec![GIT], of(Work::Machine { builds_kernel })?].concat()
+            [vec![GIT, PYTHON], of(Work::Machine { builds_kernel })?].concat()
         }
     })
 }

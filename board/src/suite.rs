@@ -177,36 +177,67 @@ fn cargo(paths: &Paths, arguments: &[&str]) -> anyhow::Result<Outcome> {
     Ok(Outcome::Ok)
 }
 
-/// The shared-memory crate under Miri, which sees undefined behaviour and data races. Miri comes
-/// with nightly toolchains only, so a machine without it leaves the part out and says so.
-fn miri(paths: &Paths) -> anyhow::Result<Outcome> {
-    let miri = || {
-        let mut cargo = Command::new("cargo");
-        // Cargo sets these for its own toolchain; the nightly one must find its own.
-        for variable in ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN"] {
-            cargo.env_remove(variable);
-        }
-        cargo
-            .args(["+nightly", "miri"])
-            .current_dir(paths.workspace());
-        cargo
-    };
-    let quiet = |command: &mut Command| {
-        let output = command.stderr(Stdio::null()).output().ok()?;
-        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        output.status.success().then_some(text)
-    };
-    // Without the library's source, Miri would stop and ask whether to fetch it.
-    let sysroot = quiet(Command::new("rustc").args(["+nightly", "--print", "sysroot"]));
-    let source = sysroot.map(|root| Path::new(&root).join("lib/rustlib/src/rust/library"));
-    if quiet(miri().arg("--version")).is_none() || !source.is_some_and(|path| path.exists()) {
-        return Ok(Outcome::Skipped(
-            "`rustup +nightly component add miri rust-src` brings Miri",
-        ));
+/// The nightly that Miri runs in: another day's may find what this one does not, or not build.
+const MIRI_NIGHTLY: &str = "nightly-2026-05-20";
+/// The compiler in it, by which a toolchain of another name is recognised.
+const MIRI_COMPILER: &str = "commit-hash: e50aa6fba4e63ab34c72bf9acfd2c307c1155d1a";
+
+/// A program of a toolchain, as rustup starts it; never one that would have to be fetched first.
+fn of_toolchain(program: &str, toolchain: &str) -> Command {
+    let mut command = Command::new(program);
+    // Cargo sets these for its own toolchain; another one must find its own.
+    for variable in ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN"] {
+        command.env_remove(variable);
     }
+    command
+        .arg(format!("+{toolchain}"))
+        .env("RUSTUP_AUTO_INSTALL", "0");
+    command
+}
+
+/// What a command prints, if it succeeds.
+fn printed(command: &mut Command) -> Option<String> {
+    let output = command.stderr(Stdio::null()).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    output.status.success().then_some(text)
+}
+
+/// Whether a toolchain is the pinned one and has all that Miri needs. Without the library's source,
+/// Miri would stop and ask whether to fetch it.
+fn has_miri(toolchain: &str) -> bool {
+    let rustc = |argument: &[&str]| printed(of_toolchain("rustc", toolchain).args(argument));
+    let is_pinned = |text: String| text.lines().any(|line| line == MIRI_COMPILER);
+    let has_source = |root: String| {
+        Path::new(&root)
+            .join("lib/rustlib/src/rust/library")
+            .exists()
+    };
+    rustc(&["-vV"]).is_some_and(is_pinned)
+        && rustc(&["--print", "sysroot"]).is_some_and(has_source)
+        && printed(of_toolchain("cargo", toolchain).args(["miri", "--version"])).is_some()
+}
+
+/// How to get it where it is not.
+const fn skipped_miri() -> Outcome {
+    Outcome::Skipped(
+        "`rustup toolchain install nightly-2026-05-20 --profile minimal -c miri -c rust-src` \
+         brings Miri",
+    )
+}
+
+/// The shared-memory crate under Miri, which sees undefined behaviour and data races. Miri comes
+/// with nightly toolchains only, so a machine without the pinned one leaves the part out and says
+/// so. A plain `nightly` of that very day will do.
+fn miri(paths: &Paths) -> anyhow::Result<Outcome> {
+    let candidates = [MIRI_NIGHTLY, "nightly"];
+    let Some(toolchain) = candidates.into_iter().find(|one| has_miri(one)) else {
+        return Ok(skipped_miri());
+    };
     let target = paths.workspace().join("target/miri");
-    let status = miri()
+    let status = of_toolchain("cargo", toolchain)
+        .current_dir(paths.workspace())
         .args([
+            "miri",
             "test",
             "-p",
             "kairo-link",
@@ -258,6 +289,16 @@ fn kernel_check(paths: &Paths) -> anyhow::Result<Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn miri_is_of_the_pinned_day_or_left_out() {
+        assert!(!has_miri("no-such-toolchain"));
+        assert!(!has_miri("1.95.0"), "another compiler than the pinned one");
+        let Outcome::Skipped(how) = skipped_miri() else {
+            panic!("it is said how to get it");
+        };
+        assert!(how.contains(MIRI_NIGHTLY), "{how}");
+    }
 
     #[test]
     fn a_part_that_was_left_out_is_not_shown_as_ok() {

@@ -27,6 +27,7 @@ pub const PHASES: &[Phase] = &[
         overlays_on_data,
         Consequence::Fallback(overlays_in_memory),
     ),
+    row("agent state", make_agent_state, Consequence::Continue),
     row("host name", set_hostname, Consequence::Continue),
     row("loopback", raise_loopback, Consequence::Continue),
     row("clock", raise_clock, Consequence::Continue),
@@ -300,6 +301,15 @@ fn overlays(boot: &mut Boot<'_>, base: &str) -> Result<String, PhaseError> {
     }
     boot.job(&Job::MakeDirs("/var/log".to_owned()), FILE_DEADLINE)?;
     Ok(format!("mounted overlays of /etc and /var on {base}"))
+}
+
+/// kairod is not root and cannot make it itself.
+fn make_agent_state(boot: &mut Boot<'_>) -> Result<String, PhaseError> {
+    let path = services::KAIROD_STATE_DIR.to_owned();
+    let said = format!("made {path}");
+    let job = Job::MakePrivateDir(path, services::KAIROD_UID);
+    boot.job(&job, FILE_DEADLINE)?;
+    Ok(said)
 }
 
 fn set_hostname(boot: &mut Boot<'_>) -> Result<String, PhaseError> {

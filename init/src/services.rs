@@ -12,7 +12,10 @@ use crate::sys::Launch;
 pub const RUN_DIR: &str = "/run/kairo";
 /// User and primary group of kairod; the group of kernel.sock.
 pub const KAIRO_GID: u32 = 100;
-const KAIROD_UID: u32 = 100;
+/// User of kairod.
+pub const KAIROD_UID: u32 = 100;
+/// What kairod keeps across restarts. On the data partition itself: a database wants no overlay.
+pub const KAIROD_STATE_DIR: &str = "/data/kairod";
 /// User and primary group of kairo-forward.
 const FORWARD_UID: u32 = 101;
 /// The socket for notices of services that run as root, mode 0600.
@@ -155,13 +158,14 @@ fn kairod() -> Service {
         // The robot is safe without it, so its restarts get two minutes before a reset is tried.
         grace: Duration::from_secs(120),
     };
+    let argv = ["/usr/bin/kairod", "--state-dir", KAIROD_STATE_DIR];
     Service {
         name: "kairod",
         launch: Launch {
             uid: KAIROD_UID,
             gid: KAIRO_GID,
             groups: &[RUN_DIR_GID],
-            ..promising_to_beat(launch(&["/usr/bin/kairod"], KAIROD_CGROUP), vote)
+            ..promising_to_beat(launch(&argv, KAIROD_CGROUP), vote)
         },
         ready_deadline: Some(Duration::from_secs(10)),
         vote: Some(vote),

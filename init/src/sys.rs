@@ -97,6 +97,8 @@ pub enum Job {
     Sync,
     /// Make a directory and its parents; an existing one is fine.
     MakeDirs(String),
+    /// Make a directory that only this user may enter; an existing one becomes so.
+    MakePrivateDir(String, u32),
     /// Answer the content of a file, at most this many bytes.
     ReadFile(String, usize),
     /// Answer the content of a file and remove it, durably, before answering.
@@ -123,6 +125,7 @@ impl fmt::Display for Job {
             Self::Unmount(target) => write!(f, "unmount {target}"),
             Self::Sync => write!(f, "sync"),
             Self::MakeDirs(path) => write!(f, "make directory {path}"),
+            Self::MakePrivateDir(path, uid) => write!(f, "make directory {path} for user {uid}"),
             Self::ReadFile(path, _) => write!(f, "read {path}"),
             Self::TakeFile(path, _) => write!(f, "take {path}"),
             Self::ReplaceFile(path, content) => {

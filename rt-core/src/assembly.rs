@@ -284,3 +284,110 @@ fn describe_device(robot: &RobotConfig, device: &DeviceConfig) -> DeviceDescript
         present: false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bringup::{Need, check};
+    use crate::config::parse;
+    use kairo_link::abi::MAX_JOINTS;
+    use kairo_link::control::{ControlSocket, MAX_DEVICES, Notice};
+    use kairo_link::stats::{MAX_BUSES, MAX_LOOPS};
+    use kairo_record::state::Sink;
+    use kairo_record::tap::TICK_WORDS_MAX;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use std::fmt::Write as _;
+    use std::path::Path;
+
+    /// A robot of as much of everything as there may be.
+    fn largest_robot() -> String {
+        let mut text = "[robot]\nname = \"largest\"\nstrict = false\n".to_owned();
+        for index in 0..MAX_BUSES {
+            let _ = write!(
+                text,
+                "[[bus]]\nname = \"serial-bus-{index}\"\nkind = \"feetech-sts\"\n\
+                 port = \"serial:usb-1-1.{index}\"\nbaud = 1_000_000\npriority = 70\n\
+                 response_timeout_us = 30_000\nlost_after_cycles = 25\n"
+            );
+        }
+        for index in 0..MAX_LOOPS {
+            let _ = write!(
+                text,
+                "[[loop]]\nname = \"control-loop-{index}\"\nperiod_us = 4000\npriority = 80\n\
+                 overrun = \"skip\"\nbudget_us = 100\n"
+            );
+        }
+        for index in 0..MAX_DEVICES {
+            let _ = write!(
+                text,
+                "[[device]]\nname = \"manipulator-{index}\"\nkind = \"servo-arm\"\n\
+                 bus = \"serial-bus-{index}\"\nloop = \"control-loop-{index}\"\n\
+                 safe_action = \"hold\"\nttl_max_ms = 1000\nfeedback_stale_ms = 500\n"
+            );
+            for joint in 1..=MAX_JOINTS {
+                let _ = write!(
+                    text,
+                    "[[device.joint]]\nname = \"shoulder_pan_{joint}\"\nservo_id = {joint}\n\
+                     zero_steps = 2048\ndirection = 1\nposition_min_rad = -1.91986\n\
+                     position_max_rad = 1.91986\nvelocity_max_rad_s = 2.5\n\
+                     acceleration_max_rad_s2 = 10.0\njerk_max_rad_s3 = 200.0\n\
+                     following_error_max_rad = 0.5\nfollowing_error_time_ms = 1000\n"
+                );
+            }
+        }
+        text
+    }
+
+    #[test]
+    fn a_keyframe_holds_as_many_devices_as_one_loop_can_have() {
+        let mut text = largest_robot();
+        for index in 1..MAX_DEVICES {
+            text = text.replace(
+                &format!("loop = \"control-loop-{index}\""),
+                "loop = \"control-loop-0\"",
+            );
+        }
+        let robot = parse(Path::new("robot.toml"), &text).unwrap();
+        let stats = Stats::empty();
+        let (bell, shared) = (Wake::new().unwrap(), Arc::new(Shared::default()));
+        let mut made = assemble(&robot, &stats, &bell, &shared, Vec::new());
+        let mut keyframe = Sink::new(TICK_WORDS_MAX);
+        made.loops[0].0.save_keyframe(&mut keyframe);
+        assert!(!keyframe.overflowed());
+        let words = keyframe.words().len();
+        assert!(words > 32 * 100, "{words} are not those of 32 devices");
+    }
+
+    #[test]
+    fn the_welcome_of_the_largest_robot_fits_one_message() {
+        let robot = parse(Path::new("robot.toml"), &largest_robot()).unwrap();
+        let mut welcome = describe(&robot);
+        // Ten lines a thread, all of them with a remedy.
+        let threads = robot.loops.len() + robot.buses.len();
+        let line = |number: usize| {
+            let (wanted, found) = ("SCHED_FIFO with priority 80", "SCHED_OTHER, priority 0");
+            let scope = format!("control-loop-{}", number / 10);
+            let fix = "give kairo-rt CAP_SYS_NICE or LimitRTPRIO=98, as in the unit file";
+            check(
+                &scope,
+                "locked_memory",
+                wanted,
+                found,
+                false,
+                Need::Required,
+                fix,
+            )
+        };
+        welcome.bringup = (0..10 * threads).map(line).collect();
+        let kind = SockType::SeqPacket;
+        let pair = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        let (ours, theirs) = (
+            ControlSocket::from_fd(pair.0),
+            ControlSocket::from_fd(pair.1),
+        );
+        ours.send(&Notice::Welcome(Box::new(welcome.clone())), &[])
+            .unwrap();
+        let (received, _): (Notice, _) = theirs.receive().unwrap();
+        assert_eq!(received, Notice::Welcome(Box::new(welcome)));
+    }
+}

@@ -31,7 +31,7 @@ use kairo_link::MonoNs;
 use kairo_link::abi::Cause;
 use kairo_link::stats::{LoopStats, PeriodStats, Stats, add};
 use kairo_record::state::{Malformed, Sink, Source, State};
-use kairo_record::tap::{self, Difference, Tap};
+use kairo_record::tap::{self, Difference, TICK_WORDS_MAX, Tap};
 
 use crate::config::{LoopBlocks, OverrunPolicy};
 use crate::device::Tick;
@@ -108,15 +108,16 @@ pub struct LoopParts {
 impl ControlLoop {
     /// A loop that does not run yet. setup-only.
     pub fn new(parts: LoopParts) -> Self {
-        let seats = parts.devices.into_iter();
+        let seats = parts.devices.into_iter().enumerate();
+        let seats: Vec<Seat> = seats.map(|(index, part)| Seat::new(index, part)).collect();
+        let mut keyframe = Sink::new(TICK_WORDS_MAX);
+        save_loop(&seats, None, [false; 2], &mut keyframe);
+        let room = TICK_WORDS_MAX - keyframe.words().len();
         Self {
             index: parts.index,
             period_ns: parts.period_ns,
             overrun: parts.overrun,
-            seats: seats
-                .enumerate()
-                .map(|(index, part)| Seat::new(index, part))
-                .collect(),
+            seats,
             reader: Reader::default(),
             orders: parts.orders,
             events: parts.events,
@@ -126,7 +127,7 @@ impl ControlLoop {
             stopping: false,
             tap: parts.tap,
             keyframe_due: true,
-            blocks: BlockStage::new(&parts.blocks, &parts.seats),
+            blocks: BlockStage::new(&parts.blocks, &parts.seats, room),
             block_failed: false,
         }
     }
@@ -445,6 +446,8 @@ impl Periodic for ControlLoop {
     }
 
     fn ended(&mut self) {
+        // Here and not in the tick, which makes no system call.
+        kairo_plugin::renew();
         self.shared.beat(self.index);
     }
 

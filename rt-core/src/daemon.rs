@@ -40,8 +40,9 @@ use crate::bringup::{Need, check, failures, may_arm, ordinary_threads, process};
 use crate::bus_loop::BusLoop;
 use crate::bus_supervisor::BusSupervisor;
 pub use crate::command::run_with;
-use crate::config::RobotConfig;
+use crate::config::{EstopConfig, RobotConfig};
 use crate::control_loop::ControlLoop;
+use crate::estop_memory::EstopMemory;
 use crate::journal::note;
 use crate::lines::{self, Lines, Storms};
 use crate::link_server::{EpochCounter, LinkServer, ListenError, Listener, Safety};
@@ -131,7 +132,11 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     let (_holds, mut bringup, helper_mask) = prepare(robot);
     bringup.extend(block_panics(robot));
     let (stats, stats_fd) = make_stats()?;
-    let shared = Arc::new(Shared::new(&robot.estop));
+    let memory = EstopMemory::new(options.run_dir);
+    let shared = Arc::new(Shared::new(&EstopConfig {
+        latched_at_start: robot.estop.latched_at_start || memory.is_set(),
+        ..robot.estop.clone()
+    }));
     let bell = Wake::new().map_err(|errno| DaemonError::System {
         call: "eventfd",
         errno,
@@ -141,7 +146,7 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     let made = assemble(robot, &stats, &bell, &shared, taps);
     let (lines, described, mut storms) = prepare_lines(robot, &stats, &shared, &mut bringup);
     let (mut helpers, open) = start_helpers(made.supervisors, &helper_mask, &shared)?;
-    let desk = desk(robot, &described, &stats, &shared);
+    let desk = desk(robot, &described, &stats, &shared, memory);
     let operators = start_operators(&desk, options.run_dir, &helper_mask)?;
     helpers.push(operators);
     // Not one of the helpers: its disk may hang, and nobody waits for that.
@@ -162,7 +167,7 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     let mut welcome = describe(robot);
     (welcome.armed, welcome.bringup, welcome.lines) = (armed, bringup, described);
     let server = LinkServer {
-        safety: Safety::new(desk, robot.estop.clear_over_ipc),
+        safety: Safety::new(Arc::clone(&desk), robot.estop.clear_over_ipc),
         listener,
         welcome,
         not_armed_because: not_armed_because.clone(),
@@ -181,7 +186,7 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     let _ = open.send(server);
 
     announce(robot, armed, &not_armed_because, &notifier);
-    watch(&signals, &notifier, &shared, (robot, &stats), &mut storms);
+    watch(&signals, &notifier, &desk, robot, &mut storms);
     notifier.send("STOPPING=1");
     note(format_args!(
         "kairo-rt: stopping: leases end, motions come to rest"
@@ -222,10 +227,12 @@ fn desk(
     lines: &[LineDescription],
     stats: &Stats,
     shared: &Arc<Shared>,
+    memory: EstopMemory,
 ) -> Arc<Desk> {
     let devices = robot.devices.iter().map(|device| device.name.clone());
     Arc::new(Desk {
         shared: Arc::clone(shared),
+        memory,
         devices: devices.collect(),
         lines: lines.to_vec(),
         loops: robot.loops.len(),
@@ -507,10 +514,11 @@ fn decide(bringup: &[BringupCheck], strict: bool, stats: &Stats, shared: &Shared
 fn watch(
     signals: &SignalFd,
     notifier: &Notifier,
-    shared: &Shared,
-    (robot, stats): (&RobotConfig, &Stats),
+    desk: &Desk,
+    robot: &RobotConfig,
     storms: &mut Option<Storms>,
 ) {
+    let (shared, stats) = (&desk.shared, &desk.stats);
     let mut told = vec![false; robot.loops.len()];
     let mut failed = vec![false; robot.loops.len()];
     let interval = notifier.beat_interval();
@@ -527,6 +535,9 @@ fn watch(
         if let Some(storms) = storms {
             storms.calm();
         }
+        // What was latched by a line or at the start, and what a reset button cleared.
+        let words = shared.estop();
+        desk.memory.look(words, desk.loops, desk.devices.len());
         for (count, (seen, since)) in shared.heartbeats().iter().zip(&mut ticked) {
             if count != seen {
                 (*seen, *since) = (*count, Instant::now());
@@ -564,9 +575,11 @@ fn tell_block_faults(robot: &RobotConfig, stats: &Stats, told: &mut [bool]) {
 
 /// Logs the first system call that each loop's ticks made, once.
 fn tell_traced_calls(robot: &RobotConfig, stats: &Stats, told: &mut [bool]) {
-    let loops = robot.loops.iter().zip(&stats.block().loops).zip(told);
-    for ((config, stats), told) in loops.filter(|(_, told)| !**told) {
-        if let Some(call) = system_call_trace::first_call(&stats.periods.thread) {
+    let loops = robot.loops.iter().zip(&robot.blocks);
+    let loops = loops.zip(&stats.block().loops).zip(told);
+    for (((config, inside), stats), told) in loops.filter(|(_, told)| !**told) {
+        let blocks = inside.graph.nodes.iter().map(|node| node.name.as_str());
+        if let Some(call) = system_call_trace::first_call(&stats.periods.thread, blocks) {
             note(format_args!("kairo-rt: loop {} made {call}", config.name));
             *told = true;
         }

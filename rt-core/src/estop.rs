@@ -48,6 +48,8 @@ pub struct Estop {
     /// Stops by lines: one that is over before a loop looks is not lost.
     line_stops: AtomicU64,
     answers: [AtomicU64; MAX_LOOPS],
+    /// The stops that each loop has decided upon.
+    stopped: [AtomicU64; MAX_LOOPS],
     pumps: [AtomicU64; MAX_LOOPS],
     decisions: [AtomicU64; MAX_DEVICES],
 }
@@ -80,6 +82,7 @@ impl Estop {
             open: AtomicU64::new(0),
             line_stops: AtomicU64::new(0),
             answers: [const { AtomicU64::new(0) }; MAX_LOOPS],
+            stopped: [const { AtomicU64::new(0) }; MAX_LOOPS],
             pumps: [const { AtomicU64::new(0) }; MAX_LOOPS],
             decisions: std::array::from_fn(|_| AtomicU64::new(start.pack())),
         }
@@ -110,6 +113,16 @@ impl Estop {
         answers
             .into_iter()
             .all(|answer| answer.load(Ordering::Acquire) >= clear)
+    }
+
+    /// Whether the first `loops` loops have decided upon every stop that was asked for.
+    pub fn stops_are_taken_in(&self, loops: usize) -> bool {
+        let stops = self.stops.load(Ordering::Acquire);
+        // Pairs with the store in `Estop::answer`: what was decided before is visible.
+        let stopped = self.stopped.iter().take(loops);
+        stopped
+            .into_iter()
+            .all(|seen| seen.load(Ordering::Acquire) >= stops)
     }
 
     /// Takes over from what an operator may take over from. Operator socket.
@@ -197,7 +210,9 @@ impl Estop {
     }
 
     /// A loop has taken the requests of this tick in, and decided. rt-safe.
-    fn answer(&self, index: usize, clear: u64) {
+    fn answer(&self, index: usize, clear: u64, stops: u64) {
+        // Pairs with the load in `Estop::stops_are_taken_in`.
+        self.stopped[index].store(stops, Ordering::Release);
         // Pairs with the load in `Estop::taken_in`.
         self.answers[index].store(clear, Ordering::Release);
     }
@@ -343,7 +358,7 @@ impl Reader {
 
     /// Everything read has been decided upon. rt-safe.
     pub fn answer(&self, words: &Estop, index: usize) {
-        words.answer(index, self.clears);
+        words.answer(index, self.clears, self.stops);
     }
 }
 

@@ -32,6 +32,7 @@ pub mod daemon;
 pub mod device;
 pub mod doctor;
 pub mod estop;
+pub mod estop_memory;
 pub mod exchange;
 pub mod fault;
 pub mod guard;

@@ -20,6 +20,7 @@ use kairo_link::stats::Stats;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::estop::{Estop, Standing};
+use crate::estop_memory::EstopMemory;
 use crate::journal::note;
 use crate::link_server::Listener;
 use crate::shared::Shared;
@@ -56,6 +57,8 @@ pub struct AskedToClear {
 pub struct Desk {
     /// The words to the loops.
     pub shared: Arc<Shared>,
+    /// What remembers an e-stop.
+    pub memory: EstopMemory,
     /// Names of the devices, in the order of robot.toml.
     pub devices: Vec<String>,
     /// The GPIO lines.
@@ -101,7 +104,7 @@ impl Desk {
         let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut fds, PollTimeout::from(REQUEST_PATIENCE_MS));
         // Silent too long, gone, or not speaking this protocol: nothing to answer.
-        let Ok((request, _)) = socket.receive::<OperatorRequest>() else {
+        let Ok(request) = socket.receive_bare::<OperatorRequest>() else {
             return;
         };
         let reply = self.answer(&request);
@@ -113,13 +116,7 @@ impl Desk {
     pub fn answer(&self, request: &OperatorRequest) -> OperatorReply {
         let words = self.shared.estop();
         let (done, text) = match request {
-            OperatorRequest::Estop => {
-                words.stop();
-                (
-                    true,
-                    "the e-stop is asked for; it is latched from the next tick on".to_owned(),
-                )
-            }
+            OperatorRequest::Estop => (true, self.stop()),
             OperatorRequest::ClearEstop => match self.clear() {
                 Ok(()) => (true, "the e-stop is clear".to_owned()),
                 Err(why) => (false, why),
@@ -156,6 +153,15 @@ impl Desk {
                 let stats = &self.stats.block().lines;
                 lines::report(&self.lines, stats, self.loops)
             }),
+        }
+    }
+
+    /// Stops the robot, and says so, and what a restart will make of it.
+    pub fn stop(&self) -> String {
+        let text = "the e-stop is asked for; it is latched from the next tick on";
+        match self.memory.press(self.shared.estop()) {
+            Ok(()) => text.to_owned(),
+            Err(error) => format!("{text}; a restart of kairo-rt may forget it: {error}"),
         }
     }
 
@@ -203,7 +209,11 @@ impl Desk {
             return (asked.since.elapsed() >= LOOP_PATIENCE).then(|| Err(why.to_owned()));
         }
         Some(match words.is_latched(self.devices.len()) {
-            false => Ok(()),
+            false => {
+                let devices = self.devices.len();
+                self.memory.look(words, self.loops, devices);
+                Ok(())
+            }
             true => Err(self.still_latched()),
         })
     }

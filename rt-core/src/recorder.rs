@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use kairo_link::MonoNs;
-use kairo_link::stats::Stats;
+use kairo_link::stats::{MAX_LOOPS, Stats};
 use kairo_record::black_box;
 use kairo_record::drain::{Drain, DrainParts, INTERVAL};
 use kairo_record::file::{BlockHeader, Build, DeviceHeader, Header, LoopHeader, Origin};
@@ -27,8 +27,11 @@ use crate::journal::note;
 use crate::recording;
 use crate::shared::Shared;
 
-/// Most words of one ring: 16 MiB, so that four loops fit the memory of a black box.
+/// Most words of one ring, 16 MiB, and of all together: half the memory of a black box, so that
+/// there is room for whatever a power of two rounds up, and for the header.
 const RING_WORDS_MAX: usize = WORDS_MAX / 8;
+const RINGS_WORDS_MAX: usize = WORDS_MAX / 2;
+const _: () = assert!(MAX_LOOPS * 2 * RECORD_WORDS_MAX <= RINGS_WORDS_MAX);
 /// Words of a tick apart from its devices: period, stopping, record.
 const TICK_WORDS: u64 = 10;
 /// Words of a device in a tick with a command: feedback, command, reply, goals, outcome.
@@ -121,7 +124,8 @@ fn ring_words(robot: &RobotConfig, index: usize, config: &RecorderConfig) -> usi
     // What a crash leaves of all loops shall take a quarter of the disk's share at most.
     let share = config.size_max_mb * 1024 * 1024 / 8 / 4 / robot.loops.len().max(1) as u64;
     let share = usize::try_from(share).unwrap_or(RING_WORDS_MAX);
-    let most = share.clamp(2 * RECORD_WORDS_MAX, RING_WORDS_MAX);
+    let room = RING_WORDS_MAX.min(RINGS_WORDS_MAX / robot.loops.len().max(1));
+    let most = share.min(room).max(2 * RECORD_WORDS_MAX);
     let words = wanted.clamp(2 * RECORD_WORDS_MAX, most).next_power_of_two();
     if words > most { words / 2 } else { words }
 }

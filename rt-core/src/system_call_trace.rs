@@ -6,6 +6,9 @@
 //! of the tick, and steps back, so that the call is made after all: tracing tells, it does not
 //! break. So a tick that makes calls costs one signal, and only its first call is told.
 //!
+//! A call from inside a control block is told with the block's name: the instruction may be in a
+//! plug-in, where an offset into this program says little.
+//!
 //! Allowed within a tick are what [`permitted`] wraps, the doorbell, and the clock: where the vDSO
 //! cannot read it without the kernel, the call comes from inside the vDSO and is let through.
 //!
@@ -32,6 +35,8 @@ struct Found {
     number: u64,
     /// Address in this program, or of the call itself when none was found.
     address: usize,
+    /// The block that made it, counted from one; zero when it was none.
+    block: usize,
 }
 
 thread_local! {
@@ -79,6 +84,8 @@ impl Trace {
                 .first_call_offset
                 .store(offset as u64, Ordering::Relaxed);
             stats.first_call_tick.store(number, Ordering::Relaxed);
+            let block = found.block as u64;
+            stats.first_call_block.store(block, Ordering::Relaxed);
         }
         // Last, and released: who sees the count sees the call. Pairs with `first_call`.
         let calls = stats.traced_calls.load(Ordering::Relaxed);
@@ -86,16 +93,25 @@ impl Trace {
     }
 }
 
-/// The first call that was found out, in words; none so far. Ordinary threads.
-pub fn first_call(stats: &ThreadStats) -> Option<String> {
+/// The first call that was found out, in words; none so far. `blocks` are the names of the loop's.
+/// Ordinary threads.
+pub fn first_call<'b>(
+    stats: &ThreadStats,
+    blocks: impl IntoIterator<Item = &'b str>,
+) -> Option<String> {
     // Pairs with the release in `Trace::end`.
     if stats.traced_calls.load(Ordering::Acquire) == 0 {
         return None;
     }
     let word = |word: &AtomicU64| word.load(Ordering::Relaxed);
     let number = word(&stats.first_call_number);
+    let block = usize::try_from(word(&stats.first_call_block)).unwrap_or(0);
+    let block = block.checked_sub(1).map_or_else(String::new, |block| {
+        let name = blocks.into_iter().nth(block).unwrap_or("?");
+        format!(" in block \"{name}\"")
+    });
     Some(format!(
-        "system call {} ({number}) at tick {} from program offset {:#x}; \
+        "system call {} ({number}) at tick {}{block} from program offset {:#x}; \
          addr2line -fe kairo-rt {:#x} names the function",
         system_call::name(number),
         word(&stats.first_call_tick),
@@ -143,6 +159,8 @@ mod x86 {
 
     use nix::errno::Errno;
     use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+    use kairo_blocks::containment;
 
     use super::{
         ALLOW, FOUND, Found, Ordering, SELECTOR, STACK_WORDS, TEXT_END, TEXT_START, Trace, select,
@@ -234,6 +252,7 @@ mod x86 {
         FOUND.set(Some(Found {
             number: u64::try_from(call.number).unwrap_or(0),
             address: caller(stack).unwrap_or(call.address),
+            block: containment::node().map_or(0, |node| node + 1),
         }));
         // The kernel has put the registers back as they were before the call, all but the
         // instruction pointer: one step back makes the call again, and this time it is carried out.

@@ -4,6 +4,8 @@
 //! machine wakes anybody up is not.
 
 mod blocks;
+#[path = "daemon/descriptors.rs"]
+mod descriptors;
 #[path = "daemon/estop.rs"]
 mod estop;
 #[allow(dead_code, reason = "each test program uses its part of the harness")]

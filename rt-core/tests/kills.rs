@@ -29,6 +29,7 @@ use kairo_link::abi::{COMMAND_SLOTS, Cause, Command, DeviceState, MAX_JOINTS, RE
 use kairo_link::control::{ControlSocket, DeviceDescription, Notice, Request, Welcome};
 use kairo_link::segment::{Kind, PeerAccess, Segment, VERSION};
 use kairo_link::{latest, ring};
+use kairo_rt::estop_memory::EstopMemory;
 use kairo_rt::link_server::{DeviceRoute, EpochCounter, LinkServer, Listener, LoopPort, Safety};
 use kairo_rt::operator::Desk;
 use kairo_rt::order::{EVENTS_MAX, Event, LeaseChannel, ORDERS_MAX, Order};
@@ -207,6 +208,7 @@ fn run_real_time(directory: &Path, board: Board) {
     // No device has a failsafe machine here, so none is stopped.
     let desk = Arc::new(Desk {
         shared: Arc::clone(&shared),
+        memory: EstopMemory::new(directory),
         devices: Vec::new(),
         lines: Vec::new(),
         loops: 1,

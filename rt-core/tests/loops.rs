@@ -6,12 +6,13 @@
 #[allow(dead_code, reason = "each test program uses its part of the harness")]
 mod harness;
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use harness::{Pose, Robot, assert_pure, eventually, has_arrived, hosted_config};
 use kairo_link::abi::{Cause, Phase};
 use kairo_link::control::BringupCheck;
+use kairo_link::stats::{MAX_LOOPS, PeriodStats};
 use nix::sys::signal::Signal;
 
 const POSE: Pose = [0.6, -0.4, 0.5, -0.3, 0.7, 0.4];
@@ -98,6 +99,42 @@ fn a_traced_loop_follows_commands_without_a_system_call() {
 }
 
 #[test]
+fn a_traced_plugin_that_calls_the_kernel_is_named_and_a_quiet_one_is_not() {
+    const QUIET: u32 = 0;
+    const CALLS: u32 = 10;
+    for mood in [QUIET, CALLS] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let config = hosted_config().replace("[robot]", "[robot]\npurity = \"trace\"");
+        let blocks = harness::blocks::moody(directory.path(), mood);
+        let robot = Robot::start_with(&format!("{config}{blocks}"), &[]);
+        let mut plane = robot.connect_ready();
+        let traced = |check: &&BringupCheck| check.check == "system_call_trace";
+        let line = plane.welcome.bringup.iter().find(traced).cloned();
+        let line = line.expect("the trace has a line in the table");
+        if !line.ok {
+            eprintln!("not traced: {}", line.found);
+            return;
+        }
+        let mut lease = plane.open_lease();
+        let until = plane.state().tick + 50;
+        plane.stream(&mut lease, POSE, |state| state.tick > until);
+        let stats = plane.stats.clone();
+        let calls = &stats.block().loops[0].periods.thread.traced_calls;
+        if mood == QUIET {
+            assert_eq!(calls.load(Ordering::Relaxed), 0, "{}", robot.log());
+            continue;
+        }
+        eventually("the journal names call and block", || {
+            let named = "loop arm-loop made system call write (1) at tick ";
+            let line = robot.log();
+            let line = line.lines().find(|line| line.contains(named))?.to_owned();
+            line.contains(" in block \"moody\" from program offset")
+                .then_some(())
+        });
+    }
+}
+
+#[test]
 fn loops_keep_their_own_periods_phases_and_accounts() {
     let more = "\n[[loop]]\nname = \"fast-loop\"\nperiod_us = 2000\nphase_us = 700\npriority = 85\n\
                 overrun = \"burst\"\nburst_max = 4\nbudget_us = 300\n";
@@ -117,6 +154,54 @@ fn loops_keep_their_own_periods_phases_and_accounts() {
     assert_eq!(count(&fast.thread.allocations), 0);
     assert_ne!(count(&fast.thread.tid), count(&loops[0].periods.thread.tid));
     assert_pure(&plane);
+}
+
+/// Whether an account of periods adds up at one moment.
+fn adds_up(account: &PeriodStats) -> bool {
+    let count = |word: &AtomicU64| word.load(Ordering::Relaxed);
+    let ticks = count(&account.ticks);
+    let elapsed = count(&account.newest_planned_ns) - count(&account.first_planned_ns);
+    let shifted = count(&account.shifted_ns);
+    let periods = elapsed.wrapping_sub(shifted) / count(&account.period_ns) + 1;
+    let sum = ticks + count(&account.skipped);
+    ticks == count(&account.ticks) && periods == sum
+}
+
+#[test]
+fn thirty_two_loops_run_and_each_accounts_for_all_of_its_periods() {
+    let policies = ["\"skip\"", "\"burst\"\nburst_max = 3", "\"realign\""];
+    let more = (1..MAX_LOOPS).map(|index| {
+        let (period_us, policy) = (10_000 + 1000 * index, policies[index % policies.len()]);
+        format!(
+            "\n[[loop]]\nname = \"loop-{index}\"\nperiod_us = {period_us}\npriority = 60\n\
+             overrun = {policy}\nbudget_us = 200\n\
+             [[block]]\nname = \"block-{index}\"\nkind = \"constant\"\nloop = \"loop-{index}\"\n\
+             value = {index}\n"
+        )
+    });
+    let config = format!("{}{}", hosted_config(), more.collect::<String>());
+    let mut robot = Robot::start_with(&config, &[]);
+    let mut plane = robot.connect_ready();
+    assert_eq!(plane.welcome.loops.len(), MAX_LOOPS);
+    let mut lease = plane.open_lease();
+    plane.stream(&mut lease, POSE, |state| {
+        has_arrived(state, &POSE, NEAR_RAD)
+    });
+    let count = |word: &AtomicU64| word.load(Ordering::Relaxed);
+    let mut threads = Vec::new();
+    for (index, control_loop) in plane.stats.block().loops.iter().enumerate() {
+        let account = &control_loop.periods;
+        eventually("every loop ticks, and its account adds up", || {
+            (count(&account.ticks) > 20 && adds_up(account)).then_some(())
+        });
+        assert_eq!(count(&account.identity_broken), 0, "loop {index}");
+        assert_eq!(count(&account.thread.allocations), 0, "loop {index}");
+        threads.push(count(&account.thread.tid));
+    }
+    threads.sort_unstable();
+    threads.dedup();
+    assert_eq!(threads.len(), MAX_LOOPS, "a thread each");
+    assert!(robot.terminate().success());
 }
 
 #[test]

@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::intent::IntentCommand;
+use crate::permission::PermissionCommand;
+use crate::run::RunOptions;
+
 /// Shows and drives a robot under KairoOS.
 #[derive(Debug, Parser)]
 #[command(name = "kairo", version, propagate_version = true)]
@@ -40,6 +44,20 @@ pub enum Command {
         /// The verb.
         #[command(subcommand)]
         command: RtCommand,
+    },
+    /// Runs a program as an agent: with a connection that can do what agents may, and no more.
+    Run(RunOptions),
+    /// Shows what callers are up to, and calls it off.
+    Intent {
+        /// The verb.
+        #[command(subcommand)]
+        command: IntentCommand,
+    },
+    /// Shows who may do what, and gives rights for a while.
+    Permission {
+        /// The verb.
+        #[command(subcommand)]
+        command: PermissionCommand,
     },
     /// Measures a loop's wake-up lateness, beside cyclictest where that may run.
     Latency(LatencyOptions),

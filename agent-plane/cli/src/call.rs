@@ -1,8 +1,11 @@
 //! Calling methods.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use kairo_wire::Client;
+use kairo_wire::endpoint::Endpoint;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::Value;
 
 use crate::failure::Failure;
@@ -26,6 +29,20 @@ impl<'client> Session<'client> {
     /// Calls a method and gives its result.
     pub fn call(&mut self, method: &str, params: Value) -> Result<Value, Failure> {
         Ok(self.client.call(method, params, self.timeout)?)
+    }
+
+    /// The connection, as a descriptor that a program started or become from here finds open.
+    pub fn inheritable(&self, endpoint: &Endpoint) -> Result<OwnedFd, Failure> {
+        let inherited = self.client.share().map_err(|error| {
+            Failure::Program(format!(
+                "the connection to {endpoint} cannot be inherited ({error}); connect to a Unix \
+                 socket"
+            ))
+        })?;
+        // Without this the program would find the descriptor closed.
+        fcntl(&inherited, FcntlArg::F_SETFD(FdFlag::empty()))
+            .map_err(|errno| Failure::Program(format!("cannot pass the connection on: {errno}")))?;
+        Ok(inherited)
     }
 }
 

@@ -173,17 +173,7 @@ fn run_with_claim(
     device: &str,
     epoch: u64,
 ) -> Result<(), Failure> {
-    let inherited = session.client.share().map_err(|error| {
-        Failure::Program(format!(
-            "the connection to {endpoint} cannot be inherited ({error}); connect to a Unix socket"
-        ))
-    })?;
-    // Without this the program would find the descriptor closed.
-    nix::fcntl::fcntl(
-        &inherited,
-        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
-    )
-    .map_err(|errno| Failure::Program(format!("cannot pass the connection on: {errno}")))?;
+    let inherited = session.inheritable(endpoint)?;
     let number = std::os::fd::AsRawFd::as_raw_fd(&inherited);
     let [program, rest @ ..] = command else {
         return Ok(());

@@ -14,12 +14,15 @@ mod doctor;
 mod events;
 mod failsafe;
 mod failure;
+mod intent;
 mod latency;
 mod latency_window;
 mod operator;
+mod permission;
 mod plot;
 mod record;
 mod rt;
+mod run;
 mod send;
 mod status;
 mod terminal;
@@ -77,6 +80,9 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
     match &arguments.command {
         Command::Status => status::show(&mut session, terminal),
         Command::Call { method, params } => call::raw(&mut session, terminal, method, params),
+        Command::Run(options) => run::run(&mut session, &endpoint, options),
+        Command::Intent { command } => intent::intent(&mut session, terminal, command),
+        Command::Permission { command } => permission::permission(&mut session, terminal, command),
         Command::Latency(options) => latency::compare(&mut session, terminal, options),
         Command::Events(options) => events::follow(&mut session, terminal, options),
         Command::Device { command } => match command {

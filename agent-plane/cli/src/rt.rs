@@ -243,11 +243,14 @@ fn system_calls(terminal: &Terminal, status: &Value) -> Result<(), Failure> {
         let call = &each["thread"]["first_system_call"];
         if call.is_object() {
             let line = format!(
-                "loop {} made system call {} ({}) at tick {}, from program offset {:#x}",
+                "loop {} made system call {} ({}) at tick {}{}, from program offset {:#x}",
                 text(&each["name"]),
                 text(&call["name"]),
                 text(&call["number"]),
                 text(&call["tick"]),
+                call["block"]
+                    .as_str()
+                    .map_or_else(String::new, |block| format!(" in block \"{block}\"")),
                 call["program_offset"].as_u64().unwrap_or(0),
             );
             terminal.line(terminal.paint(Tone::Bad, &line))?;

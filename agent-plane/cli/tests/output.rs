@@ -190,7 +190,9 @@ fn quantiles(p50: f64, max: f64) -> Value {
 }
 
 fn rt_status() -> Value {
-    let call = json!({"number": 1, "name": "write", "tick": 123, "program_offset": 4096});
+    let call = json!({
+        "number": 1, "name": "write", "tick": 123, "block": "pan-gear", "program_offset": 4096,
+    });
     let thread = json!({
         "first_system_call": call, "tid": 77, "minor_faults": 0, "major_faults": 0,
         "voluntary_switches": 1000,
@@ -659,4 +661,68 @@ fn a_timeline_that_means_nothing_is_wrong_usage() {
             "{wrong:?}"
         );
     }
+}
+
+#[test]
+fn a_program_runs_over_a_connection_that_was_confined_first() {
+    let kernel = Kernel::start(vec![
+        ("kernel.confine", Answer::Result(json!({"class": "agent"}))),
+        ("kernel.ping", Answer::Result(json!({"monotonic_ns": 7}))),
+    ]);
+    let kairo = env!("CARGO_BIN_EXE_kairo");
+    // The inner command has no way to the kernel but the connection that it inherits.
+    let output = kernel.kairo(&["run", "--name", "p", "--", kairo, "call", "kernel.ping"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("\"monotonic_ns\": 7"));
+
+    let refused = Kernel::start(vec![(
+        "kernel.confine",
+        Answer::Refusal(ErrorInfo::new(
+            ErrorCode::PermissionDenied,
+            "that would be more",
+        )),
+    )]);
+    let output = refused.kairo(&["run", "--", "/bin/echo", "started"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(output.stdout.is_empty(), "the program did not start");
+}
+
+#[test]
+fn permission_check_says_which_rule_and_its_exit_status_is_the_answer() {
+    let answer = |allowed: bool| {
+        let checked = json!({"allowed": allowed, "rule": "grant:3", "limits": {"ttl_max_ms": 400}});
+        Kernel::start(vec![("permission.check", Answer::Result(checked))])
+    };
+    let arguments = [
+        "permission",
+        "check",
+        "device.write",
+        "arm",
+        "--class",
+        "agent",
+    ];
+    let output = answer(true).kairo(&arguments);
+    assert!(output.status.success());
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(said, "allowed by rule grant:3, within ttl_max_ms 400\n");
+    let output = answer(false).kairo(&arguments);
+    assert_eq!(output.status.code(), Some(3));
+}
+
+#[test]
+fn intents_are_shown_as_a_tree() {
+    let intent = |id: &str, name: &str, parent: Value| {
+        json!({"intent": id, "name": name, "parent": parent, "owner": "agent \"p\" (uid 7)",
+               "status": "live", "reason": ""})
+    };
+    let all = json!({"intents": [
+        intent("i1", "tidy up", Value::Null),
+        intent("i3", "grasp", json!("i1")),
+        intent("i2", "look", Value::Null),
+    ]});
+    let kernel = Kernel::start(vec![("intent.list", Answer::Result(all))]);
+    let output = kernel.kairo(&["intent", "list"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let names: Vec<&str> = said.lines().skip(1).map(|line| &line[16..24]).collect();
+    assert_eq!(names, ["tidy up ", "  grasp ", "look    "], "{said}");
 }

@@ -3,7 +3,7 @@
 //! Pushing and collecting never wait. A claim is dropped whole when its lease ends, which answers
 //! everything that still waits: the senders of [`Claim::push`] close.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kairo_link::MonoNs;
 use kairo_link::abi::{COMMAND_SLOTS, Command, MAX_JOINTS, REPLY_SLOTS, Reply, Verdict};
@@ -63,6 +63,9 @@ pub struct Claim {
     pending: BTreeMap<u64, Pending>,
     /// Targets of the newest accepted command, and when it expires.
     accepted: Option<(Targets, MonoNs)>,
+    /// The intents that it was made for and that its newest command served.
+    made_for: Option<String>,
+    commanded_for: Option<String>,
 }
 
 impl Claim {
@@ -75,7 +78,26 @@ impl Claim {
             sequence: 0,
             pending: BTreeMap::new(),
             accepted: None,
+            made_for: None,
+            commanded_for: None,
         }
+    }
+
+    /// It is made for `intent`, or after that commanded for it.
+    pub fn serve(&mut self, intent: &str) {
+        let slot = match self.sequence {
+            0 => &mut self.made_for,
+            _ => &mut self.commanded_for,
+        };
+        if slot.as_deref() != Some(intent) {
+            *slot = Some(intent.to_string());
+        }
+    }
+
+    /// Whether calling off `intents` ends it.
+    pub fn serves(&self, intents: &BTreeSet<String>) -> bool {
+        let mut served = self.made_for.iter().chain(&self.commanded_for);
+        served.any(|intent| intents.contains(intent))
     }
 
     /// Ends the claim. Whoever still waits for an answer hears that none will come.
@@ -176,6 +198,8 @@ mod tests {
         let replies = Segment::in_heap(Kind::Ring, words, REPLY_SLOTS, 1);
         let peer = Peer {
             connection: 1,
+            class: crate::permission::Class::Operator,
+            name: None,
             uid: 0,
             gid: 0,
             pid: 1,

@@ -5,21 +5,24 @@
 //! subscriptions live as long as it does.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use kairo_wire::message::Message;
-use kairo_wire::{Decoder, ErrorCode, ErrorInfo, Frame, FrameKind, Limits, Request, scan};
+use kairo_wire::{
+    Decoder, ErrorCode, ErrorInfo, Frame, FrameKind, Id, Limits, Request, Response, scan,
+};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::daemon::Daemon;
+use crate::denial::Quota;
 use crate::identity::Identity;
 use crate::outgoing::Outgoing;
 use crate::router::refusal;
@@ -41,12 +44,24 @@ pub struct Connection {
     pub identity: Identity,
     /// What waits to be written.
     pub outgoing: Outgoing,
+    /// Denials that may still make events.
+    pub denials: Quota,
     /// Its subscriptions by name.
     pub subscriptions: RefCell<BTreeMap<String, Rc<Subscription>>>,
     /// Subscriptions ever made, for their names.
     pub next_subscription: Cell<u64>,
     tasks: RefCell<JoinSet<()>>,
     in_flight: Cell<usize>,
+    /// Requests under way that have an id.
+    running: RefCell<BTreeMap<Id, Running>>,
+}
+
+/// A request under way.
+#[derive(Debug)]
+struct Running {
+    task: AbortHandle,
+    /// What it belongs to.
+    intent: Option<String>,
 }
 
 /// Why a connection ended.
@@ -64,16 +79,70 @@ impl Connection {
             number,
             identity,
             outgoing: Outgoing::default(),
+            denials: Quota::default(),
             subscriptions: RefCell::default(),
             next_subscription: Cell::new(1),
             tasks: RefCell::default(),
             in_flight: Cell::new(0),
+            running: RefCell::default(),
         }
     }
 
     /// Requests under way.
     pub fn in_flight(&self) -> usize {
         self.in_flight.get()
+    }
+
+    /// Stops a request that is under way; its answer is `E_CANCELED`. False if there is none.
+    pub fn cancel(&self, id: &Id) -> bool {
+        let Some(running) = self.running.borrow_mut().remove(id) else {
+            return false;
+        };
+        running.task.abort();
+        self.ended(canceled(id));
+        true
+    }
+
+    /// Cancels the requests under way that belong to one of `intents`; gives how many.
+    pub fn cancel_requests_of(&self, intents: &BTreeSet<String>) -> usize {
+        let running = self.running.borrow();
+        let theirs = running.iter().filter(|(_, running)| {
+            let intent = running.intent.as_ref();
+            intent.is_some_and(|intent| intents.contains(intent))
+        });
+        let ids: Vec<Id> = theirs.map(|(id, _)| id.clone()).collect();
+        drop(running);
+        ids.iter().filter(|id| self.cancel(id)).count()
+    }
+
+    /// Ends the subscriptions that belong to one of `intents`; gives how many.
+    pub fn cancel_subscriptions_of(&self, intents: &BTreeSet<String>) -> usize {
+        let mut all = self.subscriptions.borrow_mut();
+        let before = all.len();
+        all.retain(|_, subscription| {
+            let keep = !subscription.belongs_to(intents);
+            if !keep {
+                subscription.stop();
+            }
+            keep
+        });
+        before - all.len()
+    }
+
+    /// Cancels every request under way.
+    pub fn cancel_all(&self) {
+        let ids: Vec<Id> = self.running.borrow().keys().cloned().collect();
+        for id in ids {
+            self.cancel(&id);
+        }
+    }
+
+    /// A request that was under way ended with this frame.
+    fn ended(&self, frame: Vec<u8>) {
+        self.in_flight.set(self.in_flight.get() - 1);
+        self.outgoing.push(frame);
+        // Also when there was nothing to write: somebody may wait for the place.
+        self.outgoing.freed.notify_waiters();
     }
 
     /// Runs `task` until it ends or the connection does.
@@ -87,7 +156,7 @@ impl Connection {
 
 /// Serves a connection to its end.
 pub async fn serve(daemon: Rc<Daemon>, stream: UnixStream) {
-    let Ok(identity) = Identity::of(&stream) else {
+    let Ok(identity) = Identity::of(&stream, daemon.permissions.borrow().policy()) else {
         return; // Whoever the kernel cannot name is not served.
     };
     let number = daemon.next_connection();
@@ -107,6 +176,7 @@ pub async fn serve(daemon: Rc<Daemon>, stream: UnixStream) {
     connection.tasks.borrow_mut().abort_all();
     connection.subscriptions.borrow_mut().clear();
     daemon.plane.borrow_mut().holder_gone(number);
+    daemon.connection_gone(&connection);
     if end == End::Done {
         connection.outgoing.close();
         // A peer that does not read its last response does without.
@@ -176,8 +246,16 @@ async fn take(daemon: &Rc<Daemon>, connection: &Rc<Connection>, frame: &Frame) -
         connection.outgoing.push(refusal(id, error));
         known
     };
+    if frame.kind == FrameKind::Response
+        && let Some(service) = daemon.services.served_by(connection.number)
+    {
+        // A service that does not speak the protocol is not worth keeping.
+        let response = Response::decode(&frame.payload, &Limits::default()).map_err(drop)?;
+        service.answered(response);
+        return Ok(());
+    }
     if frame.kind != FrameKind::Request {
-        refuse("a client sends request frames only".into());
+        refuse("a client sends request frames only, and responses where it serves".into());
         return Err(());
     }
     let request = match Request::decode(&frame.payload, &Limits::default()) {
@@ -208,6 +286,17 @@ async fn take(daemon: &Rc<Daemon>, connection: &Rc<Connection>, frame: &Frame) -
 
 /// Starts a request; what cannot finish at once goes on beside the reader.
 async fn start(daemon: &Rc<Daemon>, connection: &Rc<Connection>, request: Request) {
+    let id = request.id.clone();
+    let meta = request.meta.as_ref();
+    let intent = meta.and_then(|meta| meta.correlation_id.clone());
+    if let Some(id) = &id
+        && connection.running.borrow().contains_key(id)
+    {
+        let text = format!("a request with the id {id} is under way; give each its own");
+        let error = ErrorInfo::new(ErrorCode::InvalidRequest, text).reason("duplicate_id");
+        connection.outgoing.push(refusal(Some(id.clone()), error));
+        return;
+    }
     let mut work = Box::pin(daemon.router.take(daemon, connection, request));
     let now = std::future::poll_fn(|context| Poll::Ready(work.as_mut().poll(context)));
     match now.await {
@@ -215,13 +304,25 @@ async fn start(daemon: &Rc<Daemon>, connection: &Rc<Connection>, request: Reques
         Poll::Pending => {
             connection.in_flight.set(connection.in_flight.get() + 1);
             let caller = Rc::clone(connection);
-            connection.spawn(async move {
+            let ended = id.clone();
+            let task = connection.spawn(async move {
                 let frame = work.await;
-                caller.in_flight.set(caller.in_flight.get() - 1);
-                caller.outgoing.push(frame);
-                // Also when there was nothing to write: somebody may wait for the place.
-                caller.outgoing.freed.notify_waiters();
+                if let Some(id) = &ended {
+                    caller.running.borrow_mut().remove(id);
+                }
+                caller.ended(frame);
             });
+            if let Some(id) = id {
+                let running = Running { task, intent };
+                connection.running.borrow_mut().insert(id, running);
+            }
         }
     }
+}
+
+/// The answer to a request that was cancelled.
+fn canceled(id: &Id) -> Vec<u8> {
+    let text = "canceled by the caller; what it had done so far stays done";
+    let error = ErrorInfo::new(ErrorCode::Canceled, text).reason("canceled");
+    refusal(Some(id.clone()), error)
 }

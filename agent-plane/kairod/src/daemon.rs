@@ -2,13 +2,29 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use kairo_wire::{ErrorCode, ErrorInfo, Meta, Value};
+
+use crate::cancellation::{Canceled, cancel_everywhere};
 use crate::connection::Connection;
-use crate::events::EventBus;
+use crate::denial;
+use crate::events::{EventBus, map};
+use crate::grant_file::GrantFile;
+use crate::idempotency::Keys;
+use crate::intents::{Intent, Intents, Status};
+use crate::permission::grant::Now;
+use crate::permission::policy::Policy;
+use crate::permission::{Class, Decision, DeviceLimits, Right, Table};
 use crate::plane::{Plane, SharedPlane};
-use crate::router::Router;
+use crate::router::{Permission, Router};
+use crate::services::Services;
+use crate::topics;
+
+/// How often a kairod that ends looks whether it is done.
+const DRAIN_STEP: Duration = Duration::from_millis(5);
 
 /// Everything that more than one connection touches.
 #[derive(Debug)]
@@ -21,24 +37,50 @@ pub struct Daemon {
     pub plane: SharedPlane,
     /// The methods.
     pub router: Router,
+    /// Who may do what.
+    pub permissions: RefCell<Table>,
+    /// Where grants are kept; none without a state directory.
+    grant_file: Option<GrantFile>,
+    /// Requests that may be repeated.
+    pub idempotency: Rc<Keys>,
+    /// What callers are up to.
+    pub intents: RefCell<Intents>,
+    /// Methods that other processes serve.
+    pub services: Services,
     /// Open connections by number.
     pub connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     /// Connections refused because there were too many.
     pub refused_connections: Cell<u64>,
+    /// kairod ends: nothing new is begun.
+    draining: Cell<bool>,
     next_connection: Cell<u64>,
 }
 
 impl Daemon {
     /// A daemon that nobody is connected to.
-    pub fn new() -> Self {
+    pub fn new(policy: Policy, state_dir: Option<&Path>) -> Self {
         let bus = Rc::new(EventBus::new());
+        let mut table = Table::new(policy);
+        let grant_file = state_dir.map(GrantFile::in_directory);
+        match grant_file.as_ref().map(GrantFile::load) {
+            Some(Ok(grants)) => table.restore(grants),
+            // No grant is the closed state; the operator sees it in permission.list.
+            Some(Err(trouble)) => eprintln!("kairod: no grants: {trouble}"),
+            None => {}
+        }
         Self {
+            grant_file,
             started: Instant::now(),
             plane: Rc::new(RefCell::new(Plane::new(Rc::clone(&bus)))),
             bus,
             router: Router::new(crate::methods::all()),
+            permissions: RefCell::new(table),
+            idempotency: Rc::default(),
+            intents: RefCell::default(),
+            services: Services::default(),
             connections: RefCell::default(),
             refused_connections: Cell::new(0),
+            draining: Cell::new(false),
             next_connection: Cell::new(1),
         }
     }
@@ -48,5 +90,229 @@ impl Daemon {
         let number = self.next_connection.get();
         self.next_connection.set(number + 1);
         number
+    }
+
+    /// Whether kairod is ending.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Ends the claims now, begins nothing new, lets what is under way end, within `patience`, and
+    /// writes what is still due, within the same again. Then every intent ends too.
+    pub async fn drain(&self, patience: Duration) {
+        // Devices take their safe action now, and not when kairo-rt notices that we are gone.
+        self.plane.borrow_mut().close_all();
+        self.draining.set(true);
+        self.bus
+            .publish(topics::STOPPING, Value::Map(Vec::new()), None);
+        let all =
+            || -> Vec<Rc<Connection>> { self.connections.borrow().values().cloned().collect() };
+        let until = tokio::time::Instant::now() + patience;
+        while all().iter().any(|connection| connection.in_flight() > 0)
+            && tokio::time::Instant::now() < until
+        {
+            tokio::time::sleep(DRAIN_STEP).await;
+        }
+        let open: Vec<String> = self.intents.borrow().tops();
+        for id in open {
+            self.end_intents(&id, Status::Interrupted, "kairod was stopped");
+        }
+        for connection in all() {
+            connection.cancel_all();
+        }
+        // Subscriptions deliver the last events in turns of their own.
+        tokio::time::sleep(DRAIN_STEP).await;
+        for connection in all() {
+            connection.outgoing.close();
+        }
+        let until = tokio::time::Instant::now() + patience;
+        while all()
+            .iter()
+            .any(|connection| connection.outgoing.bytes() > 0)
+            && tokio::time::Instant::now() < until
+        {
+            tokio::time::sleep(DRAIN_STEP).await;
+        }
+    }
+
+    /// Whether the peer of `connection` may do `right` to `target`. Nothing is told to anybody.
+    pub fn may(&self, connection: &Connection, right: Right, target: &str) -> bool {
+        self.decide(connection, right, target, &[]).allowed
+    }
+
+    /// How far the peer of `connection` may do `right` to `target`.
+    ///
+    /// # Errors
+    /// It may not. The operator is told by an event.
+    pub fn require(
+        &self,
+        connection: &Connection,
+        right: Right,
+        target: &str,
+    ) -> Result<DeviceLimits, ErrorInfo> {
+        let decision = self.decide(connection, right, target, &[]);
+        if decision.allowed {
+            return Ok(decision.limits);
+        }
+        Err(self.denied(connection, right, target, &decision))
+    }
+
+    /// Begins an intent and tells everybody.
+    ///
+    /// # Errors
+    /// See [`Intents::begin`].
+    pub fn begin_intent(&self, intent: Intent, meta: &Meta) -> Result<(), ErrorInfo> {
+        let data = map([
+            ("intent", Value::from(intent.id.as_str())),
+            ("name", Value::from(intent.name.as_str())),
+            (
+                "parent",
+                intent.parent.clone().map_or(Value::Nil, Value::from),
+            ),
+            ("owner", Value::from(intent.owner.as_str())),
+        ]);
+        let cause = Meta {
+            correlation_id: Some(intent.id.clone()),
+            ..meta.clone()
+        };
+        self.intents.borrow_mut().begin(intent)?;
+        self.bus.publish(topics::INTENT_STARTED, data, Some(&cause));
+        Ok(())
+    }
+
+    /// Ends an intent, and as canceled everything below it that is live; calls off what belongs to
+    /// them. Gives the intents, the leaves first, and what was called off.
+    pub fn end_intents(&self, id: &str, status: Status, reason: &str) -> (Vec<String>, Canceled) {
+        let subtree = self.intents.borrow().subtree(id);
+        let canceled = cancel_everywhere(self, &subtree.iter().cloned().collect());
+        let mut ended = Vec::new();
+        for one in subtree {
+            let (status, reason) = match one == id {
+                true => (status, reason),
+                false => (Status::Canceled, "the intent that it served ended"),
+            };
+            let mut intents = self.intents.borrow_mut();
+            let Some(intent) = intents.end(&one, status, reason) else {
+                continue;
+            };
+            let data = map([
+                ("intent", Value::from(one.as_str())),
+                ("name", Value::from(intent.name.as_str())),
+                (
+                    "parent",
+                    intent.parent.clone().map_or(Value::Nil, Value::from),
+                ),
+                ("status", Value::from(status.name())),
+                ("reason", Value::from(reason)),
+            ]);
+            drop(intents);
+            let cause = Meta {
+                correlation_id: Some(one.clone()),
+                ..Meta::default()
+            };
+            self.bus.publish(topics::INTENT_ENDED, data, Some(&cause));
+            ended.push(one);
+        }
+        (ended, canceled)
+    }
+
+    /// What ends with a connection, beside its tasks, subscriptions and claims.
+    pub fn connection_gone(&self, connection: &Connection) {
+        let intents = self.intents.borrow().of_connection(connection.number);
+        for id in intents {
+            self.end_intents(&id, Status::Abandoned, "the connection that began it ended");
+        }
+        self.service_gone(connection, "process_gone");
+    }
+
+    /// `connection` serves nothing any more. Gives the namespace that it served.
+    pub fn service_gone(&self, connection: &Connection, cause: &str) -> Option<String> {
+        let namespace = self.services.remove(connection.number)?;
+        let data = map([
+            ("namespace", Value::from(namespace.as_str())),
+            ("cause", Value::from(cause)),
+        ]);
+        self.bus.publish(topics::SERVICE_REMOVED, data, None);
+        Some(namespace)
+    }
+
+    /// Lets the peer of `connection` call the method `name`, or says why not.
+    ///
+    /// # Errors
+    /// No rule allows it, or the peer's process has ended.
+    pub fn require_method(
+        &self,
+        connection: &Connection,
+        name: &str,
+        permission: Permission,
+    ) -> Result<(), ErrorInfo> {
+        if permission != Permission::Observe && !connection.identity.is_alive() {
+            let text = "the process that made this connection has ended; connect anew";
+            let error = ErrorInfo::new(ErrorCode::PermissionDenied, text);
+            return Err(error.reason("process_ended"));
+        }
+        let classes = permission.classes();
+        let decision = self.decide(connection, Right::MethodCall, name, classes);
+        if decision.allowed {
+            return Ok(());
+        }
+        Err(self.denied(connection, Right::MethodCall, name, &decision))
+    }
+
+    /// Writes the grants down.
+    ///
+    /// # Errors
+    /// There is no state directory, or it cannot be written.
+    pub fn keep_grants(&self) -> Result<(), ErrorInfo> {
+        let Some(file) = &self.grant_file else {
+            let text = "kairod has no state directory, so a grant would not survive a restart; \
+                        see `kairo status`";
+            let error = ErrorInfo::new(ErrorCode::Unavailable, text);
+            return Err(error.reason("no_store"));
+        };
+        file.keep(self.permissions.borrow().grants())
+            .map_err(|error| {
+                let text = format!("the grants cannot be written down: {error}");
+                let error = ErrorInfo::new(ErrorCode::Unavailable, text);
+                error.reason("no_store").retry(Some(1000))
+            })
+    }
+
+    /// A right was taken away: what rests on it ends.
+    pub fn rights_changed(&self) {
+        let connections = self.connections.borrow();
+        let may = |number: u64, device: &str| {
+            let holder = connections.get(&number);
+            holder.is_none_or(|holder| self.may(holder, Right::DeviceClaim, device))
+        };
+        self.plane.borrow_mut().reconsider(may);
+    }
+
+    fn decide(
+        &self,
+        connection: &Connection,
+        right: Right,
+        target: &str,
+        builtin: &[Class],
+    ) -> Decision {
+        let subject = connection.identity.subject();
+        let table = self.permissions.borrow();
+        table.decide(&subject, right, target, builtin, Now::read())
+    }
+
+    fn denied(
+        &self,
+        connection: &Connection,
+        right: Right,
+        target: &str,
+        decision: &Decision,
+    ) -> ErrorInfo {
+        let subject = connection.identity.subject();
+        if let Some(untold) = connection.denials.take(tokio::time::Instant::now()) {
+            let number = connection.number;
+            let data = denial::event(number, &subject, right, target, decision, untold);
+            self.bus.publish(topics::PERMISSION_DENIED, data, None);
+        }
+        denial::refusal(&subject, right, target, decision)
     }
 }

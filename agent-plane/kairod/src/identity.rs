@@ -4,15 +4,22 @@
 //! 6.5) pins that process, so its number cannot come to mean another one while we hold it. When
 //! the process ends, the connection ends: a descriptor left to a child or passed on would
 //! otherwise act in the name of a process that no longer exists.
+//!
+//! From that comes a class: by the policy file's `[[identity]]`, else operator for root and
+//! kairod's own user, else agent. A peer can only give up what it has ([`Identity::confine`]): a
+//! launcher does so before it hands its connection to the program that it starts.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::cell::{Cell, RefCell};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
+use crate::permission::policy::Policy;
+use crate::permission::{Class, Subject};
 use crate::readiness::{Watched, watch};
-use crate::router::Permission;
 use crate::views::Peer;
 
 /// The peer of one connection.
@@ -22,35 +29,66 @@ pub struct Identity {
     gid: u32,
     pid: i32,
     process: Option<String>,
+    class: Cell<Class>,
+    name: RefCell<Option<String>>,
     /// None on kernels before 6.5.
     pinned: Option<AsyncFd<Watched<OwnedFd>>>,
 }
 
 impl Identity {
-    /// Asks the kernel about the peer of `stream`.
-    pub fn of(stream: &UnixStream) -> nix::Result<Self> {
+    /// Asks the kernel about the peer of `stream`, and the policy what that makes it.
+    pub fn of(stream: &UnixStream, policy: &Policy) -> nix::Result<Self> {
         let credentials = getsockopt(stream, PeerCredentials)?;
         let pinned = peer_pid_fd(stream).and_then(|fd| watch(fd).ok());
         let pid = credentials.pid();
         // Read after pinning: the name is that of the pinned process or of none.
-        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+        let process = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+        let (uid, gid) = (credentials.uid(), credentials.gid());
+        let (class, name) = classify(uid, gid, policy);
         Ok(Self {
-            uid: credentials.uid(),
-            gid: credentials.gid(),
+            uid,
+            gid,
             pid,
-            process: name.map(|name| name.trim_end().to_string()),
+            process: process.map(|process| process.trim_end().to_string()),
+            class: Cell::new(class),
+            name: RefCell::new(name),
             pinned,
         })
     }
 
-    /// Whether the peer may call methods of this class. The one place where classes are decided:
-    /// whoever may open the socket (mode 0660) may observe and actuate; only root and kairod's own
-    /// user administer.
-    pub fn may(&self, permission: Permission) -> bool {
-        match permission {
-            Permission::Observe | Permission::Actuate => true,
-            Permission::Admin => self.uid == 0 || self.uid == nix::unistd::geteuid().as_raw(),
+    /// Whom a permission is decided for.
+    pub fn subject(&self) -> Subject {
+        Subject {
+            class: self.class.get(),
+            name: self.name.borrow().clone(),
+            uid: self.uid,
         }
+    }
+
+    /// Makes it less than it is, for good. False, and nothing changes, if it would become more.
+    pub fn confine(&self, class: Class, name: Option<String>) -> bool {
+        if !self.class.get().may_become(class) {
+            return false;
+        }
+        self.class.set(class);
+        // A name can be added and not changed: rules deny by name.
+        let mut known = self.name.borrow_mut();
+        if known.is_none() {
+            *known = name;
+        }
+        true
+    }
+
+    /// Whether the peer's process still runs; true on kernels that cannot tell. Asked again at each
+    /// use that changes something, because what [`Identity::ended`] reports comes a turn later.
+    pub fn is_alive(&self) -> bool {
+        let Some(pinned) = &self.pinned else {
+            return true;
+        };
+        let fd = pinned.get_ref().as_fd();
+        let mut asked = [PollFd::new(fd, PollFlags::POLLIN)];
+        // A pidfd is readable once its process has ended; an error means that we cannot know.
+        matches!(poll(&mut asked, PollTimeout::ZERO), Ok(0))
     }
 
     /// Returns when the peer's process has ended; never on kernels that cannot tell.
@@ -66,6 +104,8 @@ impl Identity {
     pub fn view(&self, connection: u64) -> Peer {
         Peer {
             connection,
+            class: self.class.get(),
+            name: self.name.borrow().clone(),
             uid: self.uid,
             gid: self.gid,
             pid: self.pid,
@@ -75,6 +115,19 @@ impl Identity {
     }
 }
 
+/// The class of a user and group, and the name that the policy gives it.
+fn classify(uid: u32, gid: u32, policy: &Policy) -> (Class, Option<String>) {
+    let fits = |wanted: Option<u32>, has: u32| wanted.is_none_or(|wanted| wanted == has);
+    let rule = policy
+        .identities
+        .iter()
+        .find(|rule| fits(rule.uid, uid) && fits(rule.gid, gid));
+    match rule {
+        Some(rule) => (rule.class, rule.name.clone()),
+        None if uid == 0 || uid == nix::unistd::geteuid().as_raw() => (Class::Operator, None),
+        None => (Class::Agent, None),
+    }
+}
 /// A pidfd of the peer, where the kernel has the option.
 fn peer_pid_fd(stream: &UnixStream) -> Option<OwnedFd> {
     let mut fd: libc::c_int = -1;
@@ -95,4 +148,23 @@ fn peer_pid_fd(stream: &UnixStream) -> Option<OwnedFd> {
     }
     // SAFETY: the kernel just installed this descriptor for us and nobody else knows it.
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_class_comes_from_the_policy_then_from_the_user() {
+        let text = "[[identity]]\nuid = 4242\nclass = 'driver'\nname = 'lidar'\n";
+        let policy = Policy::parse(text, Path::new("policy.toml")).unwrap();
+        let own = nix::unistd::geteuid().as_raw();
+        assert_eq!(classify(0, 0, &policy), (Class::Operator, None));
+        assert_eq!(classify(own, 7, &policy), (Class::Operator, None));
+        assert_eq!(classify(4241, 0, &policy), (Class::Agent, None));
+        let driver = (Class::Driver, Some("lidar".to_string()));
+        assert_eq!(classify(4242, 9, &policy), driver);
+    }
 }

@@ -9,27 +9,37 @@
 //! What kairod promises about safety is nothing: the real-time plane checks every command itself
 //! and lets leases end when kairod dies.
 
+mod cancellation;
 mod claim;
 mod connection;
 mod daemon;
+mod denial;
 mod device;
 mod events;
+mod grant_file;
+mod idempotency;
 mod identity;
+mod intents;
 mod link;
 mod methods;
 mod notify;
 mod outgoing;
+mod permission;
 mod plane;
 mod readiness;
 mod refusal;
 mod router;
 mod server;
+mod services;
+mod spelling;
 mod subscription;
 mod topics;
 mod views;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
@@ -38,6 +48,7 @@ use tokio::task::LocalSet;
 
 use crate::daemon::Daemon;
 use crate::notify::Supervisor;
+use crate::permission::policy::Policy;
 use crate::server::Socket;
 
 /// Serves the kernel's IPC socket: methods, devices, events.
@@ -47,28 +58,50 @@ struct Arguments {
     /// Directory of the sockets.
     #[arg(long, env = "KAIRO_RUN_DIR", default_value = kairo_wire::endpoint::RUN_DIR)]
     run_dir: PathBuf,
+    /// Who may do what; the built-in rules alone if it does not exist.
+    #[arg(long, env = "KAIRO_POLICY", default_value = "/config/policy.toml")]
+    policy: PathBuf,
+    /// What must outlive a restart. Without it, or where it cannot be written, what needs it is
+    /// refused and everything else works.
+    #[arg(long, env = "KAIRO_STATE_DIR", default_value = "/var/lib/kairo")]
+    state_dir: PathBuf,
 }
 
-fn main() -> anyhow::Result<()> {
+/// How long requests under way may go on when kairod is told to stop, and how long their answers
+/// may take to be read. Both fit into what kairo-init allows for a stop.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A policy that is wrong, as kairo-init and systemd know it: not worth a restart (EX_CONFIG).
+const EXIT_CONFIG_REFUSED: u8 = 78;
+
+fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
+    let policy = match Policy::load(&arguments.policy) {
+        Ok(policy) => policy,
+        Err(error) => {
+            eprintln!("kairod: {error}");
+            return Ok(ExitCode::from(EXIT_CONFIG_REFUSED));
+        }
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Connecting to kairo-rt is the only blocking job; one may be stuck while one tries anew.
         .max_blocking_threads(2)
         .build()
         .context("cannot start the event loop")?;
-    let done = LocalSet::new().block_on(&runtime, run(&arguments));
+    let done = LocalSet::new().block_on(&runtime, run(&arguments, policy));
     // A connection attempt that hangs must not hold up the end.
     runtime.shutdown_background();
-    done
+    done.map(|()| ExitCode::SUCCESS)
 }
 
-async fn run(arguments: &Arguments) -> anyhow::Result<()> {
+async fn run(arguments: &Arguments, policy: Policy) -> anyhow::Result<()> {
     let supervisor = Supervisor::from_environment();
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let socket = Socket::bind(&arguments.run_dir)?;
-    let daemon = Rc::new(Daemon::new());
+    let state_dir = usable_state_dir(&arguments.state_dir);
+    let daemon = Rc::new(Daemon::new(policy, state_dir));
     let rt_path = arguments.run_dir.join("rt.sock");
     let plane = Rc::clone(&daemon.plane);
     tokio::task::spawn_local(async move { link::keep(plane, &rt_path).await });
@@ -86,9 +119,22 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     supervisor.send("STOPPING=1");
     eprintln!("kairod: stopping");
-    // Devices take their safe action now, and not when kairo-rt notices that we are gone.
-    daemon.plane.borrow_mut().close_all();
+    daemon.drain(DRAIN_PATIENCE).await;
     Ok(())
+}
+
+/// The state directory, made if need be; none where that does not work.
+fn usable_state_dir(path: &Path) -> Option<&Path> {
+    use std::os::unix::fs::DirBuilderExt;
+    let mut builder = std::fs::DirBuilder::new();
+    match builder.recursive(true).mode(0o700).create(path) {
+        Ok(()) => Some(path),
+        Err(error) => {
+            let path = path.display();
+            eprintln!("kairod: nothing outlives a restart: cannot make {path}: {error}");
+            None
+        }
+    }
 }
 
 /// Feeds the supervisor's watchdog, if there is one.

@@ -5,7 +5,7 @@
 //! link: they end with whichever ends first.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use kairo_link::MonoNs;
@@ -396,6 +396,40 @@ impl Plane {
                     self.openings.remove(request);
                 }
                 _ => {}
+            }
+        }
+    }
+
+    /// The claim on a device, or its newest command, serves this intent.
+    pub fn serves_intent(&mut self, index: usize, intent: Option<&String>) {
+        if let Some(intent) = intent
+            && let Standing::Held(claim) = &mut self.devices[index].standing
+        {
+            claim.serve(intent);
+        }
+    }
+
+    /// Ends the claims that serve one of `intents`; gives how many.
+    pub fn cancel_claims_of(&mut self, intents: &BTreeSet<String>) -> usize {
+        let mut ended = 0;
+        for index in 0..self.devices.len() {
+            if let Standing::Held(claim) = &self.devices[index].standing
+                && claim.serves(intents)
+            {
+                self.close(index, "canceled", false, None);
+                ended += 1;
+            }
+        }
+        ended
+    }
+
+    /// A permission was taken away: ends the claims whose holder `may` no longer have them.
+    pub fn reconsider(&mut self, may: impl Fn(u64, &str) -> bool) {
+        for index in 0..self.devices.len() {
+            if let Standing::Held(claim) = &self.devices[index].standing
+                && !may(claim.holder.connection, self.devices[index].id())
+            {
+                self.close(index, "revoked", false, None);
             }
         }
     }

@@ -7,24 +7,22 @@ use kairo_link::control::DeviceDescription;
 use kairo_wire::{ErrorCode, ErrorInfo, Value};
 
 use crate::events::map;
+use crate::spelling;
 use crate::views::{Peer, fault_text, joint_name};
 
 /// No device of that name.
 pub fn unknown_device(name: &str, known: &[String]) -> ErrorInfo {
-    let near = known
-        .iter()
-        .filter(|candidate| strsim::damerau_levenshtein(candidate, name) <= 2)
-        .min_by_key(|candidate| strsim::damerau_levenshtein(candidate, name));
-    let hint = match near {
+    let hint = match spelling::nearest(name, known.iter().map(String::as_str), 2) {
         Some(near) => format!("did you mean {near:?}?"),
         None => format!("there are: {}", known.join(", ")),
     };
+    let shown = spelling::shown(name);
     ErrorInfo::new(
         ErrorCode::NotFound,
-        format!("there is no device {name:?}; {hint}"),
+        format!("there is no device {shown:?}; {hint}"),
     )
     .reason("unknown_device")
-    .with("device", name)
+    .with("device", shown)
 }
 
 /// kairo-rt is away.
@@ -82,6 +80,8 @@ pub fn held(device: &str, holder: &Peer) -> ErrorInfo {
     );
     let who = map([
         ("connection", Value::from(holder.connection)),
+        ("class", Value::from(holder.class.name())),
+        ("name", holder.name.clone().map_or(Value::Nil, Value::from)),
         ("pid", Value::from(holder.pid)),
         ("uid", Value::from(holder.uid)),
         ("gid", Value::from(holder.gid)),

@@ -19,6 +19,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::connection::Connection;
 use crate::daemon::Daemon;
+use crate::idempotency::{self, Begin};
+use crate::permission::{Class, DeviceLimits, Right};
+use crate::services::{Served, Service};
+use crate::spelling;
 
 /// Longest that any request may take, whatever deadline its caller allows.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -26,26 +30,40 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// Longest text of a request's metadata, bytes; a W3C traceparent has 55.
 const MAX_META_BYTES: usize = 256;
 
-/// What a caller needs to be allowed. Decided in [`crate::identity::Identity::may`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+/// Which classes may call a method where no policy says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Permission {
-    /// Sees, changes nothing.
+    /// Sees, changes nothing but its own connection.
     Observe,
-    /// Moves things.
+    /// Causes effects. What it may cause them on is a right of its own.
     Actuate,
+    /// Offers methods to others.
+    Serve,
     /// Sees or changes what belongs to others.
     Admin,
 }
 
 impl Permission {
-    const fn name(self) -> &'static str {
+    /// The classes.
+    pub const fn classes(self) -> &'static [Class] {
         match self {
-            Self::Observe => "observe",
-            Self::Actuate => "actuate",
-            Self::Admin => "admin",
+            Self::Observe => &Class::ALL,
+            Self::Actuate => &[Class::Operator, Class::Agent, Class::Skill],
+            Self::Serve => &[Class::Operator, Class::Driver, Class::Service],
+            Self::Admin => &[Class::Operator],
         }
     }
+}
+
+/// How much a caller may rely on a method staying as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Stability {
+    /// Only ever extended.
+    Stable,
+    /// May change with a release; the changelog says so.
+    Evolving,
 }
 
 /// Parameters of a method that takes none.
@@ -62,7 +80,8 @@ pub struct Call {
     pub connection: Rc<Connection>,
     /// What came beside the parameters.
     pub meta: Meta,
-    id: Option<Id>,
+    /// How far the rule goes that allowed it; without effect where the row names no right.
+    pub limits: DeviceLimits,
 }
 
 impl Call {
@@ -75,9 +94,17 @@ impl Call {
     }
 }
 
-/// A request being worked on; gives the response's frame, empty for a notification.
-type Work = Pin<Box<dyn Future<Output = Result<Vec<u8>, ErrorInfo>>>>;
+/// A request being worked on; gives the encoded result.
+pub type Work = Pin<Box<dyn Future<Output = Result<Vec<u8>, ErrorInfo>>>>;
 type Handler = Box<dyn Fn(Call, Value) -> Result<Work, ErrorInfo>>;
+
+/// What a row's parameters name that the caller needs a right to.
+pub struct Guard<P> {
+    /// The right.
+    pub right: Right,
+    /// The device, topic or scope that the parameters name.
+    pub target: fn(&P) -> &str,
+}
 
 /// One row of the table.
 pub struct Method {
@@ -85,12 +112,21 @@ pub struct Method {
     pub name: &'static str,
     /// One sentence.
     pub summary: &'static str,
-    /// What a caller needs.
+    /// Who may call it where no policy says otherwise.
     pub permission: Permission,
+    /// The right that the caller needs to what the parameters name.
+    pub right: Option<Right>,
+    /// How much a caller may rely on it.
+    pub stability: Stability,
+    /// The version of kairod that had it first.
+    pub since: &'static str,
     /// JSON Schema of the parameters.
     pub params: serde_json::Value,
     /// JSON Schema of the result.
     pub result: serde_json::Value,
+    /// Whether an idempotency key for it holds for all connections of the caller's identity. Not
+    /// where the result belongs to the connection, like a claim.
+    pub across_connections: bool,
     handler: Handler,
 }
 
@@ -113,58 +149,104 @@ impl Method {
         R: Serialize + JsonSchema + 'static,
         F: Future<Output = Result<R, ErrorInfo>> + 'static,
     {
-        let run = move |call: Call, params: Value| -> Result<Work, ErrorInfo> {
+        Self::row(name, permission, summary, None, handler)
+    }
+
+    /// A row that needs a right to what its parameters name, checked before the handler runs.
+    pub fn guarded<P, R, F>(
+        name: &'static str,
+        permission: Permission,
+        guard: Guard<P>,
+        summary: &'static str,
+        handler: impl Fn(Call, P) -> F + 'static,
+    ) -> Self
+    where
+        P: DeserializeOwned + JsonSchema + 'static,
+        R: Serialize + JsonSchema + 'static,
+        F: Future<Output = Result<R, ErrorInfo>> + 'static,
+    {
+        Self::row(name, permission, summary, Some(guard), handler)
+    }
+
+    fn row<P, R, F>(
+        name: &'static str,
+        permission: Permission,
+        summary: &'static str,
+        guard: Option<Guard<P>>,
+        handler: impl Fn(Call, P) -> F + 'static,
+    ) -> Self
+    where
+        P: DeserializeOwned + JsonSchema + 'static,
+        R: Serialize + JsonSchema + 'static,
+        F: Future<Output = Result<R, ErrorInfo>> + 'static,
+    {
+        let right = guard.as_ref().map(|guard| guard.right);
+        let run = move |mut call: Call, params: Value| -> Result<Work, ErrorInfo> {
             let params = message::typed(&params).map_err(|error| {
                 let text = format!("{name}: {error}; see kernel.introspect for its parameters");
                 ErrorInfo::new(ErrorCode::InvalidParams, text).with("method", name)
             })?;
-            let id = call.id.clone();
+            if let Some(guard) = &guard {
+                let target = (guard.target)(&params);
+                call.limits = call.daemon.require(&call.connection, guard.right, target)?;
+            }
             let work = handler(call, params);
-            Ok(Box::pin(async move { encode(name, id, work.await?) }))
+            Ok(Box::pin(async move { encode(name, &work.await?) }))
         };
         Self {
             name,
             summary,
             permission,
+            right,
+            stability: Stability::Evolving,
+            since: "0.1",
             params: schemars::schema_for!(P).into(),
             result: schemars::schema_for!(R).into(),
+            across_connections: false,
             handler: Box::new(run),
         }
     }
 
-    /// Refuses parameters that the schema does not name, with the nearest name it does.
-    fn check_keys(&self, params: &Value) -> Result<(), ErrorInfo> {
-        let name = self.name;
-        let refuse =
-            |text: String| ErrorInfo::new(ErrorCode::InvalidParams, text).with("method", name);
-        let Value::Map(entries) = params else {
-            return Err(refuse(format!("params of {name} must be a map")));
-        };
-        let known = self.params["properties"].as_object();
-        for (key, _) in entries {
-            let Some(key) = key.as_str() else {
-                return Err(refuse(format!("{name}: parameter name {key} is no text")));
-            };
-            if known.is_some_and(|known| known.contains_key(key)) {
-                continue;
-            }
-            let near = known
-                .into_iter()
-                .flat_map(|known| known.keys())
-                .map(|candidate| (strsim::damerau_levenshtein(candidate, key), candidate))
-                .filter(|(distance, _)| *distance <= 2)
-                .min();
-            let hint = match near {
-                Some((_, near)) => format!("did you mean `{near}`?"),
-                None => "see kernel.introspect for its parameters".into(),
-            };
-            let shown: String = key.chars().take(64).collect();
-            return Err(refuse(format!("{name} has no parameter `{shown}`; {hint}"))
-                .reason("unknown_key")
-                .with("key", shown));
-        }
-        Ok(())
+    /// Lets an idempotency key hold for all connections of the caller's identity.
+    #[must_use]
+    pub fn repeatable(mut self) -> Self {
+        self.across_connections = true;
+        self
     }
+
+    /// Promises that the method is only ever extended.
+    #[must_use]
+    pub fn stable(mut self) -> Self {
+        self.stability = Stability::Stable;
+        self
+    }
+}
+
+/// Refuses parameters that the schema of `name` does not name, with the nearest name it does.
+fn check_keys(name: &str, schema: &serde_json::Value, params: &Value) -> Result<(), ErrorInfo> {
+    let refuse = |text: String| ErrorInfo::new(ErrorCode::InvalidParams, text).with("method", name);
+    let Value::Map(entries) = params else {
+        return Err(refuse(format!("params of {name} must be a map")));
+    };
+    let known = schema["properties"].as_object();
+    for (key, _) in entries {
+        let Some(key) = key.as_str() else {
+            return Err(refuse(format!("{name}: parameter name {key} is no text")));
+        };
+        if known.is_some_and(|known| known.contains_key(key)) {
+            continue;
+        }
+        let names = known.into_iter().flat_map(|known| known.keys());
+        let hint = match spelling::nearest(key, names.map(String::as_str), 2) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "see kernel.introspect for its parameters".into(),
+        };
+        let shown = spelling::shown(key);
+        return Err(refuse(format!("{name} has no parameter `{shown}`; {hint}"))
+            .reason("unknown_key")
+            .with("key", shown));
+    }
+    Ok(())
 }
 
 /// Refuses metadata that is longer than any tracing scheme needs: it is copied into events, and
@@ -183,6 +265,17 @@ fn check_meta(meta: &Meta) -> Result<(), ErrorInfo> {
         }
     }
     Ok(())
+}
+
+/// Refuses effects in the name of an intent that was called off or has ended otherwise: what was
+/// on its way then must not happen afterwards.
+fn check_intent(daemon: &Daemon, meta: &Meta) -> Result<(), ErrorInfo> {
+    match &meta.correlation_id {
+        Some(id) if daemon.intents.borrow().has_ended(id) => {
+            Err(daemon.intents.borrow().missing(id))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a key that is given twice: which one a command means must not depend on the decoder.
@@ -210,20 +303,11 @@ fn check_duplicates(value: &Value) -> Result<(), ErrorInfo> {
     }
 }
 
-/// The frame of a result.
-fn encode<R: Serialize>(name: &str, id: Option<Id>, result: R) -> Result<Vec<u8>, ErrorInfo> {
-    let Some(id) = id else {
-        return Ok(Vec::new());
-    };
-    let response = Response {
-        id,
-        result: Some(result),
-        error: None,
-        error_info: None,
-    };
-    response.encode(&Limits::default()).map_err(|error| {
-        let text = format!("the result of {name} cannot be sent: {error}");
-        ErrorInfo::new(ErrorCode::Limit, text).reason("result_too_large")
+/// A result as it travels.
+fn encode<R: Serialize>(name: &str, result: &R) -> Result<Vec<u8>, ErrorInfo> {
+    rmp_serde::to_vec_named(result).map_err(|error| {
+        let text = format!("the result of {name} cannot be encoded: {error}");
+        ErrorInfo::new(ErrorCode::Internal, text)
     })
 }
 
@@ -266,15 +350,11 @@ impl Router {
             .and_then(|index| self.methods.get(index))
             .ok_or_else(|| {
                 let names = self.methods.iter().map(|method| method.name);
-                let near = names
-                    .map(|known| (strsim::damerau_levenshtein(known, name), known))
-                    .min()
-                    .filter(|(distance, _)| *distance <= 3);
-                let hint = near.map_or_else(
+                let hint = spelling::nearest(name, names, 3).map_or_else(
                     || "kernel.introspect lists them".into(),
-                    |(_, near)| format!("did you mean {near}?"),
+                    |near| format!("did you mean {near}?"),
                 );
-                let shown: String = name.chars().take(64).collect();
+                let shown = spelling::shown(name);
                 ErrorInfo::new(
                     ErrorCode::NotFound,
                     format!("there is no method {shown:?}; {hint}"),
@@ -285,37 +365,99 @@ impl Router {
 
     /// Checks a request as far as that is possible without doing it, and starts it.
     fn start(
+        daemon: &Rc<Daemon>,
+        connection: &Rc<Connection>,
+        method: &Method,
+        meta: Meta,
+        params: Value,
+    ) -> Result<Work, ErrorInfo> {
+        let call = Call {
+            daemon: Rc::clone(daemon),
+            connection: Rc::clone(connection),
+            meta,
+            limits: DeviceLimits::default(),
+        };
+        (method.handler)(call, params)
+    }
+
+    /// Starts a request that may be repeated: only the first one with its key is done.
+    fn start_once(
+        daemon: &Rc<Daemon>,
+        connection: &Rc<Connection>,
+        method: &Method,
+        key: &str,
+        meta: Meta,
+        params: Value,
+    ) -> Result<Work, ErrorInfo> {
+        let owner = if method.across_connections {
+            connection.identity.subject().to_string()
+        } else {
+            format!("connection {}", connection.number)
+        };
+        let print = idempotency::fingerprint(method.name, &params);
+        match daemon.idempotency.begin(&owner, key, print)? {
+            Begin::First(ticket) => {
+                let work = Self::start(daemon, connection, method, meta, params)?;
+                Ok(Box::pin(async move {
+                    let result = work.await?;
+                    ticket.done(&result);
+                    Ok(result)
+                }))
+            }
+            Begin::Done(result) => Ok(Box::pin(async move { Ok(result) })),
+            Begin::Running(ended) => {
+                let keys = Rc::clone(&daemon.idempotency);
+                let key = key.to_string();
+                Ok(Box::pin(async move {
+                    ended.notified().await;
+                    match keys.begin(&owner, &key, print)? {
+                        Begin::Done(result) => Ok(result),
+                        // The first failed: this caller may try again, as itself.
+                        Begin::First(_) | Begin::Running(_) => {
+                            let text = "the request under this idempotency_key failed; try again";
+                            let error = ErrorInfo::new(ErrorCode::Unavailable, text);
+                            Err(error.reason("idempotency_key").retry(None))
+                        }
+                    }
+                }))
+            }
+        }
+    }
+
+    fn check(
         &self,
         daemon: &Rc<Daemon>,
         connection: &Rc<Connection>,
         request: Request,
     ) -> Result<Work, ErrorInfo> {
-        let method = self.find(&request.method)?;
-        if !connection.identity.may(method.permission) {
-            let text = format!(
-                "{} needs the class {:?}, which this process does not have",
-                method.name,
-                method.permission.name()
-            );
-            return Err(ErrorInfo::new(ErrorCode::PermissionDenied, text).reason("class"));
+        if daemon.is_draining() {
+            let error = ErrorInfo::new(ErrorCode::Unavailable, "kairod is stopping; try again");
+            return Err(error.reason("draining").retry(Some(1000)));
         }
+        let method = match self.find(&request.method) {
+            Ok(method) => method,
+            Err(unknown) => {
+                return match daemon.services.find(&request.method) {
+                    Some((service, method)) => {
+                        start_served(daemon, connection, &service, &method, request)
+                    }
+                    None => Err(unknown),
+                };
+            }
+        };
+        daemon.require_method(connection, method.name, method.permission)?;
         let meta = request.meta.unwrap_or_default();
         check_meta(&meta)?;
-        if meta.idempotency_key.is_some() {
-            // Accepting it without keeping it would make retries look safe.
-            let text = "idempotency_key is not supported by this kairod; leave it out";
-            return Err(ErrorInfo::new(ErrorCode::Unsupported, text).reason("idempotency_key"));
+        if method.permission != Permission::Observe {
+            check_intent(daemon, &meta)?;
         }
         let params = request.params.unwrap_or_else(|| Value::Map(Vec::new()));
-        method.check_keys(&params)?;
+        check_keys(method.name, &method.params, &params)?;
         check_duplicates(&params)?;
-        let call = Call {
-            daemon: Rc::clone(daemon),
-            connection: Rc::clone(connection),
-            meta,
-            id: request.id,
-        };
-        (method.handler)(call, params)
+        match meta.idempotency_key.clone() {
+            Some(key) => Self::start_once(daemon, connection, method, &key, meta, params),
+            None => Self::start(daemon, connection, method, meta, params),
+        }
     }
 
     /// Takes a request. Everything up to its first wait happens now, so requests of a connection
@@ -331,7 +473,7 @@ impl Router {
         let name = request.method.clone();
         let deadline = request.meta.as_ref().and_then(|meta| meta.deadline_ms);
         let allowed = deadline.map_or(LONGEST, |ms| Duration::from_millis(ms).min(LONGEST));
-        let started = self.start(daemon, connection, request);
+        let started = self.check(daemon, connection, request);
         let daemon = Rc::clone(daemon);
         async move {
             let result = match started {
@@ -340,7 +482,7 @@ impl Router {
                     .unwrap_or_else(|_| Err(too_late(&name, allowed))),
                 Err(error) => Err(error),
             };
-            match result {
+            match result.and_then(|result| answer(&name, id.as_ref(), &result)) {
                 Ok(frame) => frame,
                 Err(error) => {
                     let refusals = &daemon.router.refusals;
@@ -350,6 +492,49 @@ impl Router {
             }
         }
     }
+}
+
+/// Starts a request that another process serves.
+fn start_served(
+    daemon: &Rc<Daemon>,
+    connection: &Rc<Connection>,
+    service: &Rc<Service>,
+    method: &Served,
+    request: Request,
+) -> Result<Work, ErrorInfo> {
+    daemon.require_method(connection, &method.name, method.permission)?;
+    let meta = request.meta.unwrap_or_default();
+    check_meta(&meta)?;
+    if meta.idempotency_key.is_some() {
+        // Only the service knows what "once" means for it.
+        let text = format!(
+            "{} is served by another process, which keeps no keys",
+            method.name
+        );
+        return Err(ErrorInfo::new(ErrorCode::Unsupported, text).reason("idempotency_key"));
+    }
+    let params = request.params.unwrap_or_else(|| Value::Map(Vec::new()));
+    if method.params["additionalProperties"] == false {
+        check_keys(&method.name, &method.params, &params)?;
+    }
+    check_duplicates(&params)?;
+    let caller = connection.identity.view(connection.number);
+    let pending = service.ask(&method.name, params, &meta, caller)?;
+    let name = method.name.clone();
+    Ok(Box::pin(
+        async move { encode(&name, &pending.result().await?) },
+    ))
+}
+
+/// The frame of a result; empty for a notification, which gets no response.
+fn answer(name: &str, id: Option<&Id>, result: &[u8]) -> Result<Vec<u8>, ErrorInfo> {
+    let Some(id) = id else {
+        return Ok(Vec::new());
+    };
+    message::response_frame(id, result, &Limits::default()).map_err(|error| {
+        let text = format!("the result of {name} cannot be sent: {error}");
+        ErrorInfo::new(ErrorCode::Limit, text).reason("result_too_large")
+    })
 }
 
 fn too_late(name: &str, allowed: Duration) -> ErrorInfo {

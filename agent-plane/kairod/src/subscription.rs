@@ -6,6 +6,7 @@
 //! connection's queue and the bus's ring.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub struct Subscription {
     /// Bytes it may still deliver; none when the client did not ask for credit.
     credit: Cell<Option<u64>>,
     task: RefCell<Option<AbortHandle>>,
+    /// The intent that it belongs to.
+    intent: Option<String>,
 }
 
 impl Subscription {
@@ -55,6 +58,7 @@ impl Subscription {
         connection: &Connection,
         policy: Policy,
         credit: Option<u64>,
+        intent: Option<String>,
     ) -> Result<Rc<Self>, ErrorInfo> {
         if policy == Policy::Spill {
             let text =
@@ -76,9 +80,16 @@ impl Subscription {
             policy,
             credit: Cell::new(credit),
             task: RefCell::new(None),
+            intent,
         });
         all.insert(subscription.name.clone(), Rc::clone(&subscription));
         Ok(subscription)
+    }
+
+    /// Whether it belongs to one of `intents`.
+    pub fn belongs_to(&self, intents: &BTreeSet<String>) -> bool {
+        let intent = self.intent.as_ref();
+        intent.is_some_and(|intent| intents.contains(intent))
     }
 
     /// Starts delivering.

@@ -13,6 +13,10 @@ pub const MAX_PATTERNS: usize = 32;
 pub const TOPICS: &[(&str, &str)] = &[
     (READY, "kairod answers on its socket"),
     (
+        STOPPING,
+        "kairod ends: all claims have ended, nothing new is begun",
+    ),
+    (
         RT_CONNECTED,
         "the link to kairo-rt is up: {robot, build, armed}",
     ),
@@ -40,6 +44,29 @@ pub const TOPICS: &[(&str, &str)] = &[
     (DEVICE_CLAIMED, "a claim began: {device, epoch, holder}"),
     (DEVICE_RELEASED, "a claim ended: {device, epoch, cause}"),
     (
+        PERMISSION_DENIED,
+        "a peer asked for what no rule allows: {connection, class, name, uid, right, target, rule, \
+         untold}",
+    ),
+    (
+        SERVICE_ADDED,
+        "a process serves a namespace: {namespace, connection, pid}",
+    ),
+    (
+        SERVICE_REMOVED,
+        "a namespace is not served any more: {namespace, cause}",
+    ),
+    (
+        INTENT_STARTED,
+        "an intent began: {intent, name, parent, owner}",
+    ),
+    (
+        INTENT_ENDED,
+        "an intent ended: {intent, name, parent, status, reason}",
+    ),
+    (PERMISSION_GRANTED, "a right was given: {grant, by}"),
+    (PERMISSION_REVOKED, "a grant was taken away: {grant, by}"),
+    (
         EVENT_GAP,
         "this subscription missed events: {from_seq, to_seq, lost}; sent to it alone",
     ),
@@ -47,6 +74,8 @@ pub const TOPICS: &[(&str, &str)] = &[
 
 /// See [`TOPICS`].
 pub const READY: &str = "kairo.system.ready";
+/// See [`TOPICS`].
+pub const STOPPING: &str = "kairo.system.stopping";
 /// See [`TOPICS`].
 pub const RT_CONNECTED: &str = "kairo.system.rt.connected";
 /// See [`TOPICS`].
@@ -66,6 +95,20 @@ pub const DEVICE_CLAIMED: &str = "kairo.system.device.claimed";
 /// See [`TOPICS`].
 pub const DEVICE_RELEASED: &str = "kairo.system.device.released";
 /// See [`TOPICS`].
+pub const PERMISSION_DENIED: &str = "kairo.system.security.permission.denied";
+/// See [`TOPICS`].
+pub const PERMISSION_GRANTED: &str = "kairo.system.security.permission.granted";
+/// See [`TOPICS`].
+pub const PERMISSION_REVOKED: &str = "kairo.system.security.permission.revoked";
+/// See [`TOPICS`].
+pub const SERVICE_ADDED: &str = "kairo.system.service.added";
+/// See [`TOPICS`].
+pub const SERVICE_REMOVED: &str = "kairo.system.service.removed";
+/// See [`TOPICS`].
+pub const INTENT_STARTED: &str = "kairo.system.intent.started";
+/// See [`TOPICS`].
+pub const INTENT_ENDED: &str = "kairo.system.intent.ended";
+/// See [`TOPICS`].
 pub const EVENT_GAP: &str = "kairo.system.event.gap";
 
 /// The other names of `topic`.
@@ -80,6 +123,12 @@ pub fn aliases(topic: &str) -> Vec<String> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     segments: Vec<String>,
+}
+
+impl std::fmt::Display for Pattern {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.segments.join("."))
+    }
 }
 
 /// Why a text is not a pattern.

@@ -7,11 +7,17 @@ use kairo_link::control::{DeviceDescription, JointDescription};
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
+use crate::permission::Class;
+
 /// A client, as the kernel of the machine identifies it.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Peer {
     /// Number of its connection, never reused while kairod runs.
     pub connection: u64,
+    /// What it is to the kernel.
+    pub class: Class,
+    /// The name that its session or the policy gave it; none without one.
+    pub name: Option<String>,
     /// User id.
     pub uid: u32,
     /// Group id.

@@ -240,7 +240,7 @@ fn a_command_without_a_claim_is_refused() {
 }
 
 #[test]
-fn a_deadline_and_an_idempotency_key_are_taken_at_their_word() {
+fn a_deadline_is_taken_at_its_word() {
     let system = System::start();
     let mut client = system.client();
     let epoch = claim(&mut client);
@@ -264,15 +264,6 @@ fn a_deadline_and_an_idempotency_key_are_taken_at_their_word() {
         sent.err()
     });
     assert_eq!(refused.refusal().unwrap().code, ErrorCode::Timeout);
-
-    let meta = Some(Meta {
-        idempotency_key: Some("k".into()),
-        ..Meta::default()
-    });
-    let keyed = client
-        .call_with_meta::<serde_json::Value>("kernel.ping", (), meta, PATIENCE)
-        .unwrap_err();
-    assert_eq!(keyed.refusal().unwrap().code, ErrorCode::Unsupported);
 }
 
 #[test]

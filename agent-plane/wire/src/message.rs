@@ -13,7 +13,7 @@ use crate::frame::{FrameKind, HEADER_BYTES, Limits, header};
 use crate::scan::{self, ScanError};
 
 /// Pairs a response with its request. Chosen by the client, unique among its open requests.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Id {
     /// A whole number.
     Number(i64),
@@ -291,11 +291,52 @@ pub trait Message: Serialize {
 /// enumeration from its name.
 ///
 /// # Errors
-/// What is wrong with it, in words.
+/// What is wrong with it, in words, with the field that it is wrong with.
 pub fn typed<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, String> {
     let mut bytes = Vec::new();
     rmpv::encode::write_value(&mut bytes, value).map_err(|error| error.to_string())?;
-    rmp_serde::from_slice(&bytes).map_err(|error| error.to_string())
+    let mut decoder = rmp_serde::Deserializer::from_read_ref(&bytes);
+    serde_path_to_error::deserialize(&mut decoder).map_err(|error| {
+        let path = error.path().to_string();
+        let wrong = error.into_inner();
+        match path.as_str() {
+            // About the whole of it, and then it says itself which field is missing.
+            "." => wrong.to_string(),
+            path => format!("`{path}`: {wrong}"),
+        }
+    })
+}
+
+/// The frame of the response whose result is already encoded.
+///
+/// # Errors
+/// When the result is too long for a response.
+pub fn response_frame(id: &Id, result: &[u8], limits: &Limits) -> Result<Vec<u8>, MessageError> {
+    let shape = |error: rmp_serde::encode::Error| MessageError::Shape {
+        what: Response::<Value>::NAME,
+        detail: error.to_string(),
+    };
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + MAX_ID_BYTES / 4 + result.len());
+    bytes.resize(HEADER_BYTES, 0);
+    // A map of two, whose keys are the names of `Response`'s fields.
+    bytes.push(0x82);
+    rmp_serde::encode::write(&mut bytes, "id").map_err(shape)?;
+    rmp_serde::encode::write(&mut bytes, id).map_err(shape)?;
+    rmp_serde::encode::write(&mut bytes, "result").map_err(shape)?;
+    bytes.extend_from_slice(result);
+    let length = bytes.len() - HEADER_BYTES;
+    let limit = limits.payload_bytes(FrameKind::Response);
+    match u32::try_from(length) {
+        Ok(counted) if length <= limit => {
+            bytes[..HEADER_BYTES].copy_from_slice(&header(FrameKind::Response, counted));
+            Ok(bytes)
+        }
+        _ => Err(MessageError::TooLong {
+            what: Response::<Value>::NAME,
+            bytes: length,
+            limit,
+        }),
+    }
 }
 
 impl<P: Serialize> Message for Request<P> {

@@ -103,7 +103,14 @@ impl Hosted {
         ];
         let log = fresh(logs.join("kairo-rt.log"))?;
         let real_time = Service::start("kairo-rt", &binaries.path("kairo-rt"), &arguments, &log)?;
-        let arguments = ["--run-dir".into(), text(run.path())];
+        let arguments = [
+            "--run-dir".into(),
+            text(run.path()),
+            "--state-dir".into(),
+            text(&run.path().join("state")),
+            "--policy".into(),
+            text(&run.path().join("policy.toml")),
+        ];
         let log = fresh(logs.join("kairod.log"))?;
         let kairod = Service::start("kairod", &binaries.path("kairod"), &arguments, &log)?;
         Ok(Self {

@@ -23,6 +23,8 @@ pub struct Board {
     pub robot: PathBuf,
     /// The default `/config/kairo.toml`.
     pub system: PathBuf,
+    /// The default `/config/policy.toml`.
+    pub policy: PathBuf,
     /// The boot disk as the kernel names it.
     pub disk: String,
     /// Kernel command line, but for the words that differ between slots.

@@ -22,6 +22,7 @@ pub mod source;
 pub mod verify;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -219,8 +220,17 @@ fn make_disk(
     let config = scratch.join("config-files");
     fs::create_dir_all(&config).map_err(ImageError::file("make", &config))?;
     let system = workspace.join(&options.board.system);
-    for (from, name) in [(system.as_path(), "kairo.toml"), (robot, "robot.toml")] {
-        fs::copy(from, config.join(name)).map_err(ImageError::file("copy", from))?;
+    let policy = workspace.join(&options.board.policy);
+    for (from, name) in [
+        (system.as_path(), "kairo.toml"),
+        (policy.as_path(), "policy.toml"),
+        (robot, "robot.toml"),
+    ] {
+        let to = config.join(name);
+        fs::copy(from, &to).map_err(ImageError::file("copy", from))?;
+        // Whatever the checkout's umask was: kairod refuses a policy that others can write.
+        let mode = fs::Permissions::from_mode(0o644);
+        fs::set_permissions(&to, mode).map_err(ImageError::file("set the mode of", &to))?;
     }
     let parts = disk::Parts {
         board: &options.board,

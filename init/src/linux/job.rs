@@ -96,6 +96,7 @@ fn perform(job: &Job) -> Result<Vec<u8>, Error> {
         Job::Unmount(target) => mount::detach(target)?,
         Job::Sync => nix::unistd::sync(),
         Job::MakeDirs(path) => fs::create_dir_all(path)?,
+        Job::MakePrivateDir(path, uid) => make_private_dir(path, *uid)?,
         Job::ReadFile(path, bytes_max) => return read(path, *bytes_max),
         Job::TakeFile(path, bytes_max) => {
             let content = read(path, *bytes_max)?;
@@ -112,6 +113,18 @@ fn perform(job: &Job) -> Result<Vec<u8>, Error> {
         } => append(path, text, *bytes_max)?,
     }
     Ok(Vec::new())
+}
+
+/// By descriptor, so that a link that was put in its place gives nothing away.
+fn make_private_dir(path: &str, uid: u32) -> Result<(), Error> {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
+    fs::create_dir_all(path)?;
+    let mut options = OpenOptions::new();
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY;
+    let directory = options.read(true).custom_flags(flags.bits()).open(path)?;
+    fchown(&directory, Some(uid), Some(uid))?;
+    directory.set_permissions(fs::Permissions::from_mode(0o700))?;
+    directory.sync_all()
 }
 
 fn read(path: &str, bytes_max: usize) -> Result<Vec<u8>, Error> {
@@ -214,6 +227,23 @@ mod tests {
             assert!(fs::metadata(dir.path().join(name)).unwrap().len() <= 1000);
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_private_directory_is_made_and_a_link_is_not_followed() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let own = nix::unistd::geteuid().as_raw();
+        let path = dir.path().join("state");
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        run(&Job::MakePrivateDir(text(&path), own), PATIENCE).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("/", &link).unwrap();
+        run(&Job::MakePrivateDir(text(&link), own), PATIENCE).unwrap_err();
     }
 
     #[test]

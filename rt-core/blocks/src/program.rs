@@ -114,15 +114,14 @@ impl Program {
             }
             let outputs = &mut self.values[step.outputs.clone()];
             let inputs = &inputs[..sources.len()];
-            let result =
-                contained(|| step.block.step(inputs, outputs)).and_then(|()| {
-                    match outputs.iter().position(|value| !value.is_finite()) {
-                        Some(output) => Err(FaultKind::NotFinite {
-                            output: output as u32,
-                        }),
-                        None => Ok(()),
-                    }
-                });
+            let result = contained(step.node, || step.block.step(inputs, outputs)).and_then(|()| {
+                match outputs.iter().position(|value| !value.is_finite()) {
+                    Some(output) => Err(FaultKind::NotFinite {
+                        output: output as u32,
+                    }),
+                    None => Ok(()),
+                }
+            });
             if let Err(kind) = result {
                 let node = step.node;
                 let fault = BlockFault { node, kind };
@@ -149,7 +148,7 @@ impl Program {
         for step in &mut self.steps {
             let node = step.node;
             let block = &mut step.block;
-            let engaged = contained(|| {
+            let engaged = contained(node, || {
                 block.engage();
                 Ok(())
             });

@@ -5,26 +5,27 @@
 //! lost and found. Commands and states go through the segments. agent-only and setup-only: nothing
 //! here is called from a real-time thread.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
-    connect, recvmsg, sendmsg, socket,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::lines::LineDescription;
 use crate::operator::DeviceFailsafe;
 
-/// Longest message, bytes. A welcome of four loops, four buses and their devices takes about 8 KiB.
-pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+/// Longest message, bytes: what a socket takes at once where nobody changed `wmem_default`. A
+/// welcome of as many loops, buses and devices as there can be is the longest.
+pub const MAX_MESSAGE_BYTES: usize = 200 * 1024;
 /// Most descriptors in one message: those of a welcome.
-pub const MAX_DESCRIPTORS: usize = 32;
+pub const MAX_DESCRIPTORS: usize = COMMON_DESCRIPTORS + MAX_DEVICES * DEVICE_DESCRIPTORS;
 /// Most descriptors that the kernel carries in one message (its `SCM_MAX_FD`). There is room for
-/// all of them: those that do not fit the room are installed in part, and nobody would close them.
+/// all of them.
 const KERNEL_DESCRIPTORS_MAX: usize = 253;
 /// Descriptors of a welcome before those of the devices: statistics and doorbell.
 pub const COMMON_DESCRIPTORS: usize = 2;
@@ -33,8 +34,8 @@ pub const DEVICE_DESCRIPTORS: usize = 3;
 /// Deepest nesting of a message. The deepest, a joint of a device in a welcome, takes 7.
 const MAX_NESTING: usize = 16;
 /// Devices a kairo-rt can have.
-pub const MAX_DEVICES: usize = 8;
-const _: () = assert!(COMMON_DESCRIPTORS + MAX_DEVICES * DEVICE_DESCRIPTORS <= MAX_DESCRIPTORS);
+pub const MAX_DEVICES: usize = 32;
+const _: () = assert!(MAX_DESCRIPTORS <= KERNEL_DESCRIPTORS_MAX);
 
 /// What kairod asks of kairo-rt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -295,6 +296,9 @@ pub enum ControlError {
         /// What is wrong.
         detail: String,
     },
+    /// The peer attached descriptors to a message that has none.
+    #[error("the peer attached descriptors, and no message of its has any")]
+    Descriptors,
     /// The message does not fit.
     #[error("link message of {bytes} bytes exceeds {MAX_MESSAGE_BYTES}")]
     TooLong {
@@ -388,64 +392,149 @@ impl ControlSocket {
     /// Receives one message with its descriptors.
     ///
     /// # Errors
-    /// See [`ControlError`]; [`ControlError::is_would_block`] for a time-out.
+    /// See [`ControlError`]; [`ControlError::is_would_block`] for a time-out. Descriptors of a
+    /// message that is refused are closed.
     pub fn receive<M: DeserializeOwned>(&self) -> Result<(M, Vec<OwnedFd>), ControlError> {
         let mut bytes = vec![0_u8; MAX_MESSAGE_BYTES];
-        let mut space = nix::cmsg_space!([RawFd; KERNEL_DESCRIPTORS_MAX]);
-        let mut parts = [IoSliceMut::new(&mut bytes)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let received = recvmsg::<()>(self.fd.as_raw_fd(), &mut parts, Some(&mut space), flags);
-        let received = match received {
-            Ok(received) => received,
-            Err(Errno::ECONNRESET | Errno::ENOTCONN) => return Err(ControlError::Closed),
-            Err(errno) => {
-                return Err(ControlError::System {
-                    call: "recvmsg",
-                    errno,
-                });
-            }
-        };
-        let length = received.bytes;
-        let truncated = received
-            .flags
-            .intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
-        let mut descriptors = Vec::new();
-        let malformed = |detail: String| ControlError::Malformed {
-            bytes: length,
-            detail,
-        };
-        for message in received
-            .cmsgs()
-            .map_err(|errno| malformed(errno.to_string()))?
-        {
-            if let ControlMessageOwned::ScmRights(rights) = message {
-                // SAFETY: the kernel installed these descriptors for us with this very call, and
-                // nobody else knows them.
-                descriptors.extend(
-                    rights
-                        .into_iter()
-                        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
-                );
-            }
-        }
+        let Packet {
+            length,
+            truncated,
+            descriptors,
+            ..
+        } = received(self.fd.as_fd(), &mut bytes, KERNEL_DESCRIPTORS_MAX, 0)?;
         if length == 0 {
             return Err(ControlError::Closed);
         }
         let count = descriptors.len();
         if truncated || count > MAX_DESCRIPTORS {
             // Dropped with the descriptors, which are all ours by now.
-            return Err(malformed(format!(
-                "{count} descriptors; at most {MAX_DESCRIPTORS}, and {MAX_MESSAGE_BYTES} bytes, \
-                 are allowed"
-            )));
+            return Err(ControlError::Malformed {
+                bytes: length,
+                detail: format!(
+                    "{count} descriptors; at most {MAX_DESCRIPTORS}, and {MAX_MESSAGE_BYTES} \
+                     bytes, are allowed, and room for them"
+                ),
+            });
         }
-        let mut decoder = rmp_serde::Deserializer::from_read_ref(&bytes[..length]);
-        // Decoding recurses once a level, and the peer chooses the levels: without a bound of our
-        // own, one packet overflows the stack and takes the process with it.
-        decoder.set_max_depth(MAX_NESTING);
-        let message = M::deserialize(&mut decoder).map_err(|error| malformed(error.to_string()))?;
-        Ok((message, descriptors))
+        Ok((decode(&bytes[..length])?, descriptors))
     }
+
+    /// Receives one message of a peer that has no descriptors to give.
+    ///
+    /// One that attaches some is refused before any is taken: closing a descriptor may block for as
+    /// long as its sender likes, and each takes a place in our table. They stay with the message in
+    /// the socket, which is to be closed where it may block.
+    ///
+    /// # Errors
+    /// As [`ControlSocket::receive`], and [`ControlError::Descriptors`].
+    pub fn receive_bare<M: DeserializeOwned>(&self) -> Result<M, ControlError> {
+        // Without room for them, the kernel says only that there are some.
+        let look = received(self.fd.as_fd(), &mut [], 0, libc::MSG_PEEK)?;
+        if look.has_descriptors {
+            return Err(ControlError::Descriptors);
+        }
+        let mut bytes = vec![0_u8; MAX_MESSAGE_BYTES];
+        // The message that was looked at: nobody else takes any from this socket.
+        let packet = received(self.fd.as_fd(), &mut bytes, 0, 0)?;
+        match packet.length {
+            0 => Err(ControlError::Closed),
+            length if packet.truncated => Err(ControlError::TooLong { bytes: length }),
+            length => decode(&bytes[..length]),
+        }
+    }
+}
+
+fn decode<M: DeserializeOwned>(bytes: &[u8]) -> Result<M, ControlError> {
+    let mut decoder = rmp_serde::Deserializer::from_read_ref(bytes);
+    // Decoding recurses once a level, and the peer chooses the levels: without a bound of our
+    // own, one packet overflows the stack and takes the process with it.
+    decoder.set_max_depth(MAX_NESTING);
+    M::deserialize(&mut decoder).map_err(|error| ControlError::Malformed {
+        bytes: bytes.len(),
+        detail: error.to_string(),
+    })
+}
+
+/// What one recvmsg gave.
+struct Packet {
+    length: usize,
+    /// Bytes or descriptors did not fit.
+    truncated: bool,
+    /// Descriptors did not fit.
+    has_descriptors: bool,
+    descriptors: Vec<OwnedFd>,
+}
+
+/// One recvmsg(2), with room for `most` descriptors. Not nix's: that gives none of the descriptors
+/// of a message that did not fit whole, because our table is full, and so nobody would close them.
+fn received(
+    fd: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    most: usize,
+    flags: libc::c_int,
+) -> Result<Packet, ControlError> {
+    const RIGHT_BYTES: usize = size_of::<RawFd>();
+    let payload = u32::try_from(most * RIGHT_BYTES).unwrap_or(u32::MAX);
+    let space = match most {
+        0 => 0,
+        // SAFETY: arithmetic only.
+        _ => unsafe { libc::CMSG_SPACE(payload) as usize },
+    };
+    // Words, so that the headers are aligned.
+    let mut control = vec![0_u64; space.div_ceil(8)];
+    let mut part = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: a structure of integers and pointers, for which zero is a value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    if space > 0 {
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = space as _;
+    }
+    let flags = flags | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: every pointer in `message` is to a live buffer of the length beside it.
+    let length = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) };
+    let length = Errno::result(length).map_err(|errno| match errno {
+        Errno::ECONNRESET | Errno::ENOTCONN => ControlError::Closed,
+        errno => ControlError::System {
+            call: "recvmsg",
+            errno,
+        },
+    })?;
+    let mut descriptors = Vec::new();
+    // SAFETY: the kernel has filled `message` in; the headers lie within `control`.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !header.is_null() {
+        // SAFETY: not null, so a whole header within `control`.
+        let found = unsafe { *header };
+        if (found.cmsg_level, found.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: arithmetic only.
+            let start = unsafe { libc::CMSG_LEN(0) } as usize;
+            let count = (found.cmsg_len as usize).saturating_sub(start) / RIGHT_BYTES;
+            // SAFETY: the data of this header.
+            let data = unsafe { libc::CMSG_DATA(header) };
+            for index in 0..count {
+                // SAFETY: one of the `count` descriptors in the data, of any alignment, which the
+                // kernel installed for us with this very call; nobody else knows it.
+                let fd = unsafe {
+                    OwnedFd::from_raw_fd(data.cast::<RawFd>().add(index).read_unaligned())
+                };
+                descriptors.push(fd);
+            }
+        }
+        // SAFETY: as above.
+        header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
+    }
+    let has_descriptors = message.msg_flags & libc::MSG_CTRUNC != 0;
+    Ok(Packet {
+        length: usize::try_from(length).unwrap_or(0),
+        truncated: has_descriptors || message.msg_flags & libc::MSG_TRUNC != 0,
+        has_descriptors,
+        descriptors,
+    })
 }
 
 impl AsFd for ControlSocket {
@@ -530,6 +619,33 @@ mod tests {
             .unwrap();
         let (_, descriptors) = other.receive::<Request>().unwrap();
         assert_eq!(descriptors.len(), MAX_DESCRIPTORS);
+    }
+
+    #[test]
+    fn a_descriptor_nobody_asked_for_is_refused_where_it_is() {
+        let (one, other) = pair();
+        one.send(&Request::Mapped, &[]).unwrap();
+        one.send(&Request::Mapped, &[one.as_fd()]).unwrap();
+        assert_eq!(other.receive_bare::<Request>().unwrap(), Request::Mapped);
+        for _ in 0..3 {
+            let refused = other.receive_bare::<Request>();
+            assert!(
+                matches!(refused, Err(ControlError::Descriptors)),
+                "{refused:?}"
+            );
+        }
+        // Whoever can take it finds it whole.
+        assert_eq!(other.receive::<Request>().unwrap().1.len(), 1);
+        let long = vec![0xc0; MAX_MESSAGE_BYTES + 1];
+        nix::sys::socket::send(one.fd.as_raw_fd(), &long, MsgFlags::empty()).unwrap();
+        let refused = other.receive_bare::<Request>();
+        assert!(
+            matches!(refused, Err(ControlError::TooLong { .. })),
+            "{refused:?}"
+        );
+        drop(one);
+        let closed = other.receive_bare::<Request>();
+        assert!(matches!(closed, Err(ControlError::Closed)), "{closed:?}");
     }
 
     #[test]

@@ -11,10 +11,11 @@ use crate::histogram::Histogram;
 use crate::lines::LineStats;
 use crate::segment::{Kind, Segment};
 
-/// Control loops a kairo-rt can have.
-pub const MAX_LOOPS: usize = 8;
-/// Buses a kairo-rt can have.
-pub const MAX_BUSES: usize = 8;
+/// Control loops a kairo-rt can have. Each takes 25 KB of the statistics, and so does each bus, of
+/// which there is half of the largest segment's 4 MiB: room for 40 of each, so 32.
+pub const MAX_LOOPS: usize = 32;
+/// Buses a kairo-rt can have; see [`MAX_LOOPS`].
+pub const MAX_BUSES: usize = 32;
 /// Servos on one bus.
 pub const MAX_SERVOS: usize = 16;
 
@@ -48,6 +49,8 @@ pub struct ThreadStats {
     pub first_call_offset: AtomicU64,
     /// The period that made it.
     pub first_call_tick: AtomicU64,
+    /// The block of the loop that made it, counted from one; zero when it was none.
+    pub first_call_block: AtomicU64,
 }
 
 /// The account of one periodic thread, the same for loops and buses.
@@ -257,10 +260,14 @@ mod tests {
     fn what_the_owner_records_the_reader_sees() {
         let segment = Segment::in_heap(Kind::Stats, PAYLOAD_WORDS, 0, 1);
         let stats = Stats::new(segment);
-        stats.block().loops[2].periods.lateness.record(1500);
+        stats.block().loops[MAX_LOOPS - 1]
+            .periods
+            .lateness
+            .record(1500);
         add(&stats.block().buses[3].servos[15].timeouts, 4);
         let other = stats.clone();
-        assert_eq!(other.block().loops[2].periods.lateness.snapshot().count, 1);
+        let newest = &other.block().loops[MAX_LOOPS - 1];
+        assert_eq!(newest.periods.lateness.snapshot().count, 1);
         assert_eq!(
             other.block().buses[3].servos[15]
                 .timeouts

@@ -21,9 +21,9 @@ use crate::ring::{Place, walk};
 /// First word of the file.
 const MAGIC: u64 = u64::from_le_bytes(*b"KREC-BBX");
 /// Version of the layout.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// Loops there is room for.
-const LOOPS_MAX: usize = 16;
+const LOOPS_MAX: usize = kairo_link::stats::MAX_LOOPS;
 /// First word of the places of the rings, two words each.
 const PLACES: usize = 8;
 /// First word of the header's text.

@@ -8,12 +8,12 @@ use std::path::Path;
 use kairo_blocks::registry::Registry;
 use kairo_link::abi::MAX_JOINTS;
 use kairo_link::control::MAX_DEVICES;
-use kairo_link::stats::{MAX_BUSES, MAX_LOOPS};
+use kairo_link::stats::{BusStats, LoopStats, MAX_BUSES, MAX_LOOPS};
 use toml::de::DeTable;
 
 use super::blocks::{self, Surroundings};
 use super::diagnostic::{Problems, nearest};
-use super::table::{Located, TableReader};
+use super::table::{Located, Most, TableReader};
 use super::{
     BusConfig, DeviceConfig, LoopConfig, OverrunPolicy, RobotConfig, behaviour, check, feasibility,
     joint, recorder, safety,
@@ -58,12 +58,12 @@ pub(super) fn read(
         .table(problems, "robot")
         .and_then(|table| read_robot(table, problems));
     let buses: Vec<_> = file
-        .tables_if_any(problems, "bus", MAX_BUSES)
+        .tables_if_any(problems, "bus", counted::<BusStats>(MAX_BUSES))
         .into_iter()
         .filter_map(|table| read_bus(table, problems))
         .collect();
     let loops: Vec<_> = file
-        .tables(problems, "loop", MAX_LOOPS)
+        .tables(problems, "loop", counted::<LoopStats>(MAX_LOOPS))
         .into_iter()
         .filter_map(|table| read_loop(table, problems))
         .collect();
@@ -110,6 +110,14 @@ pub(super) fn read(
         recorder: recorder?,
         text: text.to_owned(),
     })
+}
+
+/// As many as the statistics have room for, each with a `T`.
+const fn counted<T>(count: usize) -> Most {
+    Most {
+        count,
+        statistics_bytes: Some(size_of::<T>()),
+    }
 }
 
 /// Reports errors of syntax. What the parser recovered beside them may miss whole tables, and

@@ -19,6 +19,38 @@ pub(super) struct Located<T> {
     pub(super) span: Range<usize>,
 }
 
+/// How many tables there may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Most {
+    /// So many.
+    pub(super) count: usize,
+    /// Bytes of the statistics that each takes, where that is why.
+    pub(super) statistics_bytes: Option<usize>,
+}
+
+impl From<usize> for Most {
+    fn from(count: usize) -> Self {
+        Self {
+            count,
+            statistics_bytes: None,
+        }
+    }
+}
+
+impl Most {
+    /// The arithmetic of a refusal, if there is one.
+    fn reason(&self, found: usize) -> String {
+        self.statistics_bytes.map_or_else(String::new, |each| {
+            format!(
+                ": each takes {each} bytes of the statistics, {found} take {}, and there is room \
+                 for {}",
+                found * each,
+                self.count * each
+            )
+        })
+    }
+}
+
 /// One table being read.
 pub(super) struct TableReader<'d> {
     table: &'d DeTable<'d>,
@@ -305,7 +337,7 @@ impl<'d> TableReader<'d> {
         &mut self,
         problems: &mut Problems<'_>,
         key: &'static str,
-        most: usize,
+        most: impl Into<Most>,
     ) -> Vec<TableReader<'d>> {
         if self.look_up(key).is_none() {
             let path = self.path_of(key);
@@ -320,8 +352,9 @@ impl<'d> TableReader<'d> {
         &mut self,
         problems: &mut Problems<'_>,
         key: &'static str,
-        most: usize,
+        most: impl Into<Most>,
     ) -> Vec<TableReader<'d>> {
+        let most = most.into();
         let path = self.path_of(key);
         let Some(found) = self.look_up(key) else {
             return Vec::new();
@@ -330,10 +363,12 @@ impl<'d> TableReader<'d> {
             self.wrong_type(problems, key, found, &format!("`[[{path}]]` tables"));
             return Vec::new();
         };
-        if array.len() > most {
+        if array.len() > most.count {
             let message = format!(
-                "has {} entries, but kairo-rt serves at most {most}",
-                array.len()
+                "has {} entries, but kairo-rt serves at most {}{}",
+                array.len(),
+                most.count,
+                most.reason(array.len())
             );
             problems.add(found.span(), path.clone(), message, "remove the others");
         }

@@ -54,6 +54,30 @@ fn the_so101_file_is_valid() {
 }
 
 #[test]
+fn more_loops_than_there_is_room_for_are_refused_with_the_arithmetic() {
+    let more = |count: usize| {
+        let one = |index: usize| {
+            format!(
+                "[[loop]]\nname = \"more-{index}\"\nperiod_us = 4000\npriority = 60\n\
+                 overrun = \"skip\"\n"
+            )
+        };
+        let text: String = (0..count).map(one).collect();
+        check(&format!("{SO101}\n{text}"))
+    };
+    assert_eq!(more(31).expect("32 loops").loops.len(), 32);
+    let refused = more(32).expect_err("33 loops").to_string();
+    let each = size_of::<kairo_link::stats::LoopStats>();
+    let expected = format!(
+        "has 33 entries, but kairo-rt serves at most 32: each takes {each} bytes of the \
+         statistics, 33 take {}, and there is room for {}",
+        33 * each,
+        32 * each
+    );
+    assert!(refused.contains(&expected), "{refused}");
+}
+
+#[test]
 fn a_bus_is_due_with_the_fastest_loop_it_serves() {
     let shifted = SO101.replacen("period_us = 4000", "period_us = 4000\nphase_us = 700", 1);
     let robot = check(&shifted).unwrap_or_else(|error| panic!("{error}"));

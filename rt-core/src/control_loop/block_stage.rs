@@ -16,7 +16,7 @@ use kairo_blocks::program::{BlockFault, Program};
 use kairo_link::abi::BlockFaultKind;
 use kairo_link::block_fault::BlockFaultReport;
 use kairo_record::state::{Malformed, Sink, Source, State};
-use kairo_record::tap::{TICK_WORDS_MAX, Tap};
+use kairo_record::tap::Tap;
 
 use super::seat::Seat;
 use crate::config::LoopBlocks;
@@ -24,8 +24,8 @@ use crate::config::blocks::{Drive, Read, Signal};
 use crate::device::Device;
 use crate::recording::{BlockOutputs, of_device, of_loop, tag};
 
-/// Most words of blocks' memory in a keyframe: half of what one can hold. The rest is for devices.
-pub(crate) const MEMORY_WORDS_MAX: u64 = TICK_WORDS_MAX as u64 / 2;
+/// Words of a keyframe beside the blocks' memory: what it has of them, `follows`, how many words.
+const OVERHEAD_WORDS: usize = 3;
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -42,6 +42,7 @@ pub(super) struct BlockStage {
     follows: bool,
     /// Words of the program's memory.
     memory_words: u64,
+    memory_words_max: u64,
     origin: Origin,
     failed: bool,
 }
@@ -68,9 +69,9 @@ mod kept {
 }
 
 impl BlockStage {
-    /// The blocks of `config`, if there are any; `seats[device]` says where a device sits.
-    /// setup-only.
-    pub(super) fn new(config: &LoopBlocks, seats: &[usize]) -> Option<Self> {
+    /// The blocks of `config`, if there are any; `seats[device]` says where a device sits, and a
+    /// keyframe has `room` for so many words of them. setup-only.
+    pub(super) fn new(config: &LoopBlocks, seats: &[usize], room: usize) -> Option<Self> {
         if config.graph.nodes.is_empty() {
             return None;
         }
@@ -98,6 +99,7 @@ impl BlockStage {
         let order = config.order.iter().map(|node| (*node, outputs(*node)));
         Some(Self {
             memory_words: program.memory_words(),
+            memory_words_max: room.saturating_sub(OVERHEAD_WORDS) as u64,
             program,
             rehearsal: config.graph.compile().ok()?,
             reads: reads.collect(),
@@ -197,7 +199,7 @@ impl BlockStage {
             kept::FAILED
         } else if !self.program.has_begun() {
             kept::NEW
-        } else if self.memory_words > MEMORY_WORDS_MAX || self.origin == Origin::Recorded {
+        } else if self.memory_words > self.memory_words_max || self.origin == Origin::Recorded {
             kept::TOO_MUCH
         } else {
             kept::MEMORY

@@ -3,20 +3,20 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use kairo_link::control::ControlSocket;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{pipe2, write};
 
 use super::share::{DeviceOffer, Tenancy};
+use super::undertaker::Peer;
 use crate::order::LeaseChannel;
 
 /// One agent plane.
 #[derive(Debug)]
 pub struct Connection {
     /// Its control socket, non-blocking.
-    pub socket: ControlSocket,
+    pub(super) socket: Peer,
     doorbell: OwnedFd,
     /// Our copy of the end it holds, to see whether the last ring was answered.
     rung: OwnedFd,
@@ -32,7 +32,7 @@ impl Connection {
     /// A connection over `socket` that is offered `offers`, and the end of the doorbell to hand
     /// over.
     pub(super) fn new(
-        socket: ControlSocket,
+        socket: Peer,
         offers: Vec<DeviceOffer>,
         tenancy: Tenancy,
     ) -> Result<(Self, OwnedFd), Errno> {
@@ -64,6 +64,8 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link_server::undertaker::Undertaker;
+    use kairo_link::control::ControlSocket;
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
     #[test]
@@ -75,8 +77,8 @@ mod tests {
             SockFlag::SOCK_CLOEXEC,
         )
         .unwrap();
-        let (connection, bell) =
-            Connection::new(ControlSocket::from_fd(ours), vec![], Tenancy::default()).unwrap();
+        let socket = Undertaker::default().will_close(ControlSocket::from_fd(ours));
+        let (connection, bell) = Connection::new(socket, vec![], Tenancy::default()).unwrap();
         // A hostile peer makes its end blocking; ours is another open file.
         nix::fcntl::fcntl(&bell, nix::fcntl::FcntlArg::F_SETFL(OFlag::empty())).unwrap();
         (0..100_000).for_each(|_| connection.ring());

@@ -2,7 +2,8 @@
 //!
 //! Never takes more than a few connections a turn, and does not spin on a connection that cannot be
 //! accepted: peers that connect in a tight loop, or a full table of descriptors, cost the server
-//! some of each turn and not the turns of the others.
+//! some of each turn and not the turns of the others. Who is sent away is closed by another thread
+//! ([`Undertaker`]), and while those are all stuck nobody is let in.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -18,6 +19,7 @@ use nix::sys::socket::{
 };
 use nix::unistd::{Uid, chown, geteuid};
 
+use super::undertaker::{Peer, Undertaker};
 use crate::journal::note;
 
 /// Connections waiting in the kernel; more are refused there.
@@ -43,6 +45,7 @@ pub struct Listener {
     allowed: Vec<u32>,
     /// The last accept failed, and would fail again at once.
     failing: bool,
+    undertaker: Undertaker,
 }
 
 impl Listener {
@@ -92,13 +95,14 @@ impl Listener {
             path: path.to_path_buf(),
             allowed: vec![0, own, agent_uid],
             failing: false,
+            undertaker: Undertaker::default(),
         })
     }
 
-    /// What to wait for: connections, or nothing after an accept that failed. Its connection still
-    /// waits, and would end every wait at once; the next turn tries again all the same.
+    /// What to wait for: connections, or nothing after an accept that failed or while none is let
+    /// in. Whoever waits would end every wait at once; the next turn tries again all the same.
     pub(crate) fn interest(&self) -> PollFlags {
-        if self.failing {
+        if self.failing || !self.undertaker.has_room() {
             PollFlags::empty()
         } else {
             PollFlags::POLLIN
@@ -107,8 +111,12 @@ impl Listener {
 
     /// Up to `most` waiting connections of users who may connect, and never more than a turn has;
     /// others are told and closed.
-    pub(crate) fn accept(&mut self, most: usize) -> Vec<ControlSocket> {
+    pub(crate) fn accept(&mut self, most: usize) -> Vec<Peer> {
         let mut accepted = Vec::new();
+        self.undertaker.turn();
+        if !self.undertaker.has_room() {
+            return accepted;
+        }
         for _ in 0..most.min(ACCEPTS_PER_TURN_MAX) {
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
             let raw = match accept4(self.fd.as_raw_fd(), flags) {
@@ -140,9 +148,9 @@ impl Listener {
         }
     }
 
-    fn checked(&self, fd: OwnedFd) -> Option<ControlSocket> {
+    fn checked(&self, fd: OwnedFd) -> Option<Peer> {
         let uid = getsockopt(&fd, sockopt::PeerCredentials).map(|peer| peer.uid());
-        let socket = ControlSocket::from_fd(fd);
+        let socket = self.undertaker.will_close(ControlSocket::from_fd(fd));
         match uid {
             Ok(uid) if self.allowed.contains(&uid) => return Some(socket),
             Ok(uid) => {

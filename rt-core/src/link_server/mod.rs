@@ -7,8 +7,9 @@
 //!
 //! Whoever connects is checked by SO_PEERCRED; a second live agent plane is refused, a dead one is
 //! noticed by its hang-up and all its leases end with `agent_plane_gone`. Nothing a peer does
-//! blocks this thread: every descriptor is non-blocking, and a peer that does not read its notices
-//! is dropped.
+//! blocks this thread: every descriptor is non-blocking, a peer that does not read its notices is
+//! dropped, one that attaches a descriptor to a message too, before it is taken; and what is
+//! dropped is closed by another thread.
 //!
 //! The doorbell is the reading end of a pipe, not an eventfd: `O_NONBLOCK` belongs to the open
 //! file, which both sides of an eventfd share, so a hostile peer could make our next ring block.
@@ -21,13 +22,14 @@ mod safety;
 mod share;
 #[cfg(test)]
 mod tests;
+mod undertaker;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kairo_link::abi::Cause;
-use kairo_link::control::{ControlError, ControlSocket, Notice, Request, Welcome};
+use kairo_link::control::{ControlError, Notice, Request, Welcome};
 use kairo_link::segment::{SegmentError, VERSION};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -43,6 +45,7 @@ pub use routes::{DeviceRoute, EpochCounter, LoopPort};
 pub use safety::Safety;
 use share::DeviceOffer;
 pub use share::Tenancy;
+use undertaker::Peer;
 
 /// Connections that have not said hello yet; more are closed at once.
 const PENDING_MAX: usize = 4;
@@ -84,7 +87,7 @@ pub struct LinkServer {
     /// The agent plane.
     pub connection: Option<Connection>,
     /// Who has not said hello yet.
-    pub pending: Vec<(ControlSocket, Instant)>,
+    pub pending: Vec<(Peer, Instant)>,
     /// E-stops and what became of them.
     pub safety: Safety,
     /// What earlier agent planes may still hold.
@@ -144,8 +147,8 @@ impl LinkServer {
         let mut index = 0;
         while index < self.pending.len() {
             let (socket, since) = &self.pending[index];
-            match socket.receive::<Request>() {
-                Ok((Request::Hello { version }, _)) => {
+            match socket.receive_bare::<Request>() {
+                Ok(Request::Hello { version }) => {
                     let (socket, _) = self.pending.remove(index);
                     self.greet(socket, version);
                 }
@@ -158,7 +161,7 @@ impl LinkServer {
         }
     }
 
-    fn greet(&mut self, socket: ControlSocket, version: u64) {
+    fn greet(&mut self, socket: Peer, version: u64) {
         self.retired.retain_mut(Tenancy::is_held);
         let refusal = if version != VERSION {
             Some(format!(
@@ -187,7 +190,7 @@ impl LinkServer {
         }
     }
 
-    fn welcome(&mut self, socket: ControlSocket) -> Result<(), WelcomeError> {
+    fn welcome(&mut self, socket: Peer) -> Result<(), WelcomeError> {
         let number = self.epochs.next();
         let mut tenancy = Tenancy::default();
         let offers = self.devices.iter();
@@ -239,26 +242,22 @@ impl LinkServer {
             let Some(connection) = &self.connection else {
                 return;
             };
-            match connection.socket.receive::<Request>() {
-                Ok((Request::Mapped, _)) => self.settle(),
-                Ok((Request::OpenLease { request, device }, _)) => {
-                    self.open_lease(request, device);
-                }
-                Ok((Request::CloseLease { epoch, holder_gone }, _)) => {
+            match connection.socket.receive_bare::<Request>() {
+                Ok(Request::Mapped) => self.settle(),
+                Ok(Request::OpenLease { request, device }) => self.open_lease(request, device),
+                Ok(Request::CloseLease { epoch, holder_gone }) => {
                     self.close_lease(epoch, holder_gone);
                 }
-                Ok((Request::Estop { request }, _)) => {
+                Ok(Request::Estop { request }) => {
                     let answer = self.safety.stop(request);
                     self.notify(&answer);
                 }
-                Ok((Request::ClearEstop { request }, _)) => {
+                Ok(Request::ClearEstop { request }) => {
                     if let Some(refusal) = self.safety.clear(request) {
                         self.notify(&refusal);
                     }
                 }
-                Ok((Request::Hello { .. }, _)) => {
-                    self.disconnect("it said hello twice");
-                }
+                Ok(Request::Hello { .. }) => self.disconnect("it said hello twice"),
                 Err(error) if error.is_would_block() => return,
                 Err(error) => self.disconnect(&error.to_string()),
             }

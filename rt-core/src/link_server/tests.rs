@@ -19,6 +19,7 @@ fn server(
     let shared = Arc::new(Shared::default());
     let desk = Arc::new(crate::operator::Desk {
         shared: Arc::clone(&shared),
+        memory: crate::estop_memory::EstopMemory::new(directory),
         devices: vec!["arm".into()],
         lines: Vec::new(),
         loops: 1,

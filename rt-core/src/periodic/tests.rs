@@ -181,7 +181,7 @@ fn a_write_within_a_period_is_told_with_number_and_period() {
         4,
         "one a period from 7 to 10"
     );
-    let told = system_call_trace::first_call(thread).unwrap();
+    let told = system_call_trace::first_call(thread, []).unwrap();
     assert!(
         told.starts_with("system call write (1) at tick 7 from"),
         "{told}"
@@ -196,7 +196,7 @@ fn a_traced_thread_whose_periods_call_nothing_is_told_nothing() {
     let file = tempfile::tempfile().unwrap();
     let script = live_writing(OverrunPolicy::Skip, never, 10, Some(file));
     assert_eq!(
-        system_call_trace::first_call(&script.account().thread),
+        system_call_trace::first_call(&script.account().thread, []),
         None
     );
 }

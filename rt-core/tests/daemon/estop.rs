@@ -92,6 +92,39 @@ fn a_robot_may_take_clears_over_ipc_and_may_start_unlatched() {
 }
 
 #[test]
+fn a_restart_forgets_no_press_on_a_robot_that_starts_unlatched() {
+    let config =
+        hosted_config() + "[estop]\nlatched_at_start = false\nnot_latched_because = \"a test\"\n";
+    let mut robot = Robot::start_with(&config, &[]);
+    for over_ipc in [false, true] {
+        let mut plane = robot.connect();
+        plane.wait_for_phase(Phase::Holding);
+        match over_ipc {
+            true => assert_eq!(plane.ask_stop(false), ""),
+            false => {
+                let answer = robot.operator(&OperatorRequest::Estop);
+                assert!(answer.expect("it answers").done);
+            }
+        }
+        // Acknowledged, so it lasts, whatever comes now.
+        robot.kill();
+        drop(plane);
+        robot.start_daemon(&[]);
+        let mut plane = robot.connect();
+        let state = plane.wait_for_phase(Phase::Safe);
+        assert_eq!(state.cause, Cause::EmergencyStop as u32);
+        let refused = plane.try_open_lease().err().map(|(code, _)| code);
+        assert_eq!(refused, Some("estopped".into()), "over IPC: {over_ipc}");
+        robot.clear_estop();
+        // Cleared, so the next start is as robot.toml says.
+        robot.kill();
+        drop(plane);
+        robot.start_daemon(&[]);
+    }
+    robot.connect().wait_for_phase(Phase::Holding);
+}
+
+#[test]
 fn a_cause_does_what_the_robot_says_and_lasts_until_its_clear_condition() {
     let config = hosted_config()
         + "[failsafe.agent_gone]\naction = \"torque-off\"\nclear = \"on-reset\"\n\

@@ -8,14 +8,16 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use kairo_link::abi::{MAX_JOINTS, Mode, Verdict};
-use kairo_wire::{ErrorCode, ErrorInfo};
+use kairo_wire::{ErrorCode, ErrorInfo, Value};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::claim::{Claim, Draft, Targets};
+use crate::device::ALIAS_PREFIX;
 use crate::device::Device;
+use crate::permission::{DeviceLimits, Right};
 use crate::refusal;
-use crate::router::{Call, Method, NoParams, Permission};
+use crate::router::{Call, Guard, Method, NoParams, Permission};
 use crate::subscription::{Policy, Subscription, deliver_states};
 use crate::views::{DeviceInfo, DeviceSummary};
 
@@ -37,37 +39,62 @@ pub fn methods() -> Vec<Method> {
             "Lists the devices with their status and holders.",
             async |call, NoParams {}| Ok(list(&call)),
         ),
-        Method::new(
+        Method::guarded(
             "device.info",
             Permission::Observe,
+            guard(Right::DeviceRead, |params: &DeviceParams| {
+                id_of(&params.device)
+            }),
             "Describes a device: joints, limits, safe action, newest state.",
             async |call, params| info(&call, &params),
         ),
-        Method::new(
+        Method::guarded(
             "device.claim",
             Permission::Actuate,
+            guard(Right::DeviceClaim, |params: &DeviceParams| {
+                id_of(&params.device)
+            }),
             "Claims a device for this connection; gives the epoch that every device.send carries.",
             claim,
         ),
-        Method::new(
+        Method::guarded(
             "device.release",
             Permission::Actuate,
+            guard(Right::DeviceClaim, |params: &ReleaseParams| {
+                id_of(&params.device)
+            }),
             "Gives a claim back; the device takes its safe action.",
             async |call, params| release(&call, &params),
         ),
-        Method::new(
+        Method::guarded(
             "device.send",
             Permission::Actuate,
+            guard(Right::DeviceWrite, |params: &SendParams| {
+                id_of(&params.device)
+            }),
             "Sends a command on a claim and answers with what the real-time plane decided.",
             send,
         ),
-        Method::new(
+        Method::guarded(
             "device.subscribe",
             Permission::Observe,
+            guard(Right::DeviceRead, |params: &SubscribeParams| {
+                id_of(&params.device)
+            }),
             "Streams a device's state as MsgPack samples.",
             async |call, params| subscribe(&call, params),
         ),
     ]
+}
+
+/// The right that a row needs to the device that its parameters name, by id or by alias.
+fn guard<P>(right: Right, target: fn(&P) -> &str) -> Guard<P> {
+    Guard { right, target }
+}
+
+/// The id that `name`, an id or an alias, stands for.
+fn id_of(name: &str) -> &str {
+    name.strip_prefix(ALIAS_PREFIX).unwrap_or(name)
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -140,9 +167,10 @@ async fn claim_once(call: &Call, params: &DeviceParams) -> Result<Claimed, Error
             return Err(refusal::rt_away());
         }
     };
-    let plane = call.daemon.plane.borrow();
+    let mut plane = call.daemon.plane.borrow_mut();
     // Looked up again: the devices may be others than before the wait.
     let index = plane.find(&name)?;
+    plane.serves_intent(index, call.meta.correlation_id.as_ref());
     plane.announce_claim(index, Some(&call.meta));
     Ok(Claimed {
         ttl_max_ms: plane.devices()[index].description.ttl_max_ms,
@@ -244,6 +272,7 @@ struct Sent {
 
 async fn send(call: Call, params: SendParams) -> Result<Sent, ErrorInfo> {
     let waiting = call.patience(SEND_TIMEOUT);
+    let params = within(&call.limits, params)?;
     let (index, description, (sequence, answer)) = {
         let mut plane = call.daemon.plane.borrow_mut();
         let index = plane.find(&params.device)?;
@@ -253,6 +282,7 @@ async fn send(call: Call, params: SendParams) -> Result<Sent, ErrorInfo> {
             params.epoch,
             |device, claim| draft(&params, device, claim),
         )?;
+        plane.serves_intent(index, call.meta.correlation_id.as_ref());
         (index, plane.devices()[index].description.clone(), sent)
     };
     let reply = match tokio::time::timeout(waiting, answer).await {
@@ -272,6 +302,62 @@ async fn send(call: Call, params: SendParams) -> Result<Sent, ErrorInfo> {
         applied_ns: reply.time_ns,
         expires_ns: reply.expires_ns,
     })
+}
+
+/// The command as far as the rule goes that allows it. A velocity scale that was not asked for is
+/// the most that is allowed; what was asked for beyond the rule is refused.
+fn within(limits: &DeviceLimits, mut params: SendParams) -> Result<SendParams, ErrorInfo> {
+    let refuse = |what: &str, value: Value, max: Value| {
+        let text = format!("{what} is {value}, this caller is granted at most {max}");
+        ErrorInfo::new(ErrorCode::Limit, text)
+            .reason("grant_limit")
+            .with("what", what)
+            .with("value", value)
+            .with("max", max)
+    };
+    if let Some(max) = limits.ttl_max_ms
+        && params.ttl_ms > max
+    {
+        return Err(refuse("ttl_ms", params.ttl_ms.into(), max.into()));
+    }
+    if let Some(max) = limits.velocity_scale_max {
+        let asked = *params.command.velocity_scale.get_or_insert(max);
+        // Also refuses NaN, which is not at most anything.
+        if asked.is_nan() || asked > max {
+            return Err(refuse("velocity_scale", asked.into(), max.into()));
+        }
+    }
+    let given = [&params.command.positions, &params.command.velocities];
+    for joints in given.into_iter().flatten() {
+        check_joints(limits, joints)?;
+    }
+    Ok(params)
+}
+
+/// Refuses a joint that the rule does not name. A list in order means every joint.
+fn check_joints(limits: &DeviceLimits, given: &Positions) -> Result<(), ErrorInfo> {
+    let Some(allowed) = &limits.joints else {
+        return Ok(());
+    };
+    let beyond = match given {
+        Positions::InOrder(_) => Some("every joint, as a list does"),
+        Positions::ByName(map) => map
+            .keys()
+            .find(|name| !allowed.contains(name))
+            .map(String::as_str),
+    };
+    match beyond {
+        Some(beyond) => {
+            let shown: String = beyond.chars().take(64).collect();
+            let text = format!(
+                "the command names {shown}; this caller is granted: {}",
+                allowed.join(", ")
+            );
+            let error = ErrorInfo::new(ErrorCode::PermissionDenied, text);
+            Err(error.reason("grant_joint").with("joint", shown))
+        }
+        None => Ok(()),
+    }
 }
 
 fn draft(params: &SendParams, device: &Device, claim: &Claim) -> Result<Draft, ErrorInfo> {
@@ -426,7 +512,9 @@ fn subscribe(call: &Call, params: SubscribeParams) -> Result<Subscribed, ErrorIn
         plane.devices()[index].id().to_string()
     };
     let connection = &call.connection;
-    let subscription = Subscription::register(connection, params.policy, params.credit_bytes)?;
+    let intent = call.meta.correlation_id.clone();
+    let subscription =
+        Subscription::register(connection, params.policy, params.credit_bytes, intent)?;
     let delivery = deliver_states(
         Rc::clone(&call.daemon),
         Rc::clone(connection),

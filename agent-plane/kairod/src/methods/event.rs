@@ -70,7 +70,9 @@ fn subscribe(call: &Call, params: &SubscribeParams) -> Result<Subscribed, ErrorI
     let patterns =
         patterns.map_err(|error| ErrorInfo::new(ErrorCode::InvalidParams, error.to_string()))?;
     let connection = &call.connection;
-    let subscription = Subscription::register(connection, params.policy, params.credit_bytes)?;
+    let intent = call.meta.correlation_id.clone();
+    let subscription =
+        Subscription::register(connection, params.policy, params.credit_bytes, intent)?;
     let from_seq = call.daemon.bus.next_seq();
     let delivery = deliver_events(
         Rc::clone(&call.daemon),

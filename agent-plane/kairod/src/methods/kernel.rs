@@ -1,19 +1,22 @@
 //! `kernel.*`: is it there, what does it offer, who am I to it.
 
 use kairo_link::MonoNs;
-use kairo_wire::{ErrorCode, ErrorInfo, Limits};
+use kairo_wire::{ErrorCode, ErrorInfo, Id, Limits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::connection::{FRAME_TIMEOUT, MAX_IN_FLIGHT};
+use crate::daemon::Daemon;
 use crate::outgoing;
-use crate::router::{Call, Method, NoParams, Permission};
+use crate::permission::{Class, Right};
+use crate::router::{Call, Method, NoParams, Permission, Stability};
+use crate::services::{Served, Service};
 use crate::topics;
 use crate::views::Peer;
 
 /// Optional features that a client can ask for.
-const FEATURES: &[&str] = &["credit"];
+const FEATURES: &[&str] = &["cancel", "credit"];
 
 pub fn methods() -> Vec<Method> {
     vec![
@@ -22,18 +25,33 @@ pub fn methods() -> Vec<Method> {
             Permission::Observe,
             "Answers at once, with the machine's monotonic time.",
             async |_, NoParams {}| Ok(ping()),
-        ),
+        )
+        .stable(),
         Method::new(
             "kernel.hello",
             Permission::Observe,
             "Negotiates features and says the limits and who the caller is to the kernel.",
             async |call, params| Ok(hello(&call, &params)),
-        ),
+        )
+        .stable(),
         Method::new(
             "kernel.introspect",
             Permission::Observe,
             "Lists methods with schemas and permissions, topics and error codes.",
             async |call, params| introspect(&call, &params),
+        )
+        .stable(),
+        Method::new(
+            "kernel.cancel",
+            Permission::Observe,
+            "Cancels a request of this connection that is under way; it answers E_CANCELED.",
+            async |call, params| Ok(cancel(&call, &params)),
+        ),
+        Method::new(
+            "kernel.confine",
+            Permission::Observe,
+            "Makes this connection less than it is, for good: before it is handed to a program.",
+            async |call, params| confine(&call, params),
         ),
         Method::new(
             "kernel.diagnostics",
@@ -119,6 +137,67 @@ fn hello(call: &Call, params: &HelloParams) -> Hello {
     }
 }
 
+/// A request's id, as the protocol has it.
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum IdParam {
+    Number(i64),
+    Text(String),
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct CancelParams {
+    /// The id that the request was sent with.
+    id: IdParam,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Canceled {
+    /// Whether it was under way. Otherwise it has been answered, or was never sent.
+    canceled: bool,
+}
+
+fn cancel(call: &Call, params: &CancelParams) -> Canceled {
+    let id = match &params.id {
+        IdParam::Number(number) => Id::Number(*number),
+        IdParam::Text(text) => Id::Text(text.clone()),
+    };
+    Canceled {
+        canceled: call.connection.cancel(&id),
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ConfineParams {
+    /// What it becomes: never more than it is. An agent may become a skill, an operator anything.
+    class: Class,
+    /// The name that rules can mean it by: letters, digits, `_`, `-`, at most 64. It stays.
+    name: Option<String>,
+}
+
+fn confine(call: &Call, params: ConfineParams) -> Result<Peer, ErrorInfo> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if let Some(name) = &params.name
+        && !((1..=64).contains(&name.len()) && name.bytes().all(plain))
+    {
+        let shown: String = name.chars().take(64).collect();
+        let text = format!("{shown:?} is no name: 1 to 64 letters, digits, `_`, `-`");
+        return Err(ErrorInfo::new(ErrorCode::InvalidParams, text));
+    }
+    let identity = &call.connection.identity;
+    let before = identity.subject();
+    if !identity.confine(params.class, params.name) {
+        let text = format!(
+            "{before} cannot become {}: that would be more",
+            params.class
+        );
+        return Err(ErrorInfo::new(ErrorCode::PermissionDenied, text).reason("more"));
+    }
+    Ok(identity.view(call.connection.number))
+}
+
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct IntrospectParams {
@@ -142,9 +221,20 @@ struct Introspection {
 
 #[derive(Serialize, JsonSchema)]
 struct MethodView {
-    name: &'static str,
-    summary: &'static str,
+    name: String,
+    summary: String,
     permission: Permission,
+    /// The classes that may call it where no policy says otherwise.
+    classes: &'static [Class],
+    /// The right that the caller needs to what the parameters name; none where they name nothing.
+    right: Option<Right>,
+    stability: Stability,
+    /// The version that had it first.
+    since: &'static str,
+    /// The connection of the process that serves it; none where kairod does.
+    served_by: Option<u64>,
+    /// Whether an idempotency key holds for all connections of the caller's identity.
+    idempotent_across_connections: bool,
     /// JSON Schema.
     params: serde_json::Value,
     /// JSON Schema.
@@ -160,20 +250,58 @@ struct TopicView {
 
 fn view(method: &Method) -> MethodView {
     MethodView {
-        name: method.name,
-        summary: method.summary,
+        name: method.name.into(),
+        summary: method.summary.into(),
         permission: method.permission,
+        classes: method.permission.classes(),
+        right: method.right,
+        stability: method.stability,
+        since: method.since,
+        served_by: None,
+        idempotent_across_connections: method.across_connections,
         params: method.params.clone(),
         result: method.result.clone(),
     }
 }
 
+/// A method that another process serves: it may be gone, or other, a moment later.
+fn served_view(service: &Service, method: &Served) -> MethodView {
+    MethodView {
+        name: method.name.clone(),
+        summary: method.summary.clone(),
+        permission: method.permission,
+        classes: method.permission.classes(),
+        right: None,
+        stability: Stability::Evolving,
+        since: "",
+        served_by: Some(service.connection.number),
+        idempotent_across_connections: false,
+        params: method.params.clone(),
+        result: method.result.clone(),
+    }
+}
+
+/// Every method, by name, or the one that is asked for.
+fn methods_view(daemon: &Daemon, wanted: Option<&str>) -> Result<Vec<MethodView>, ErrorInfo> {
+    let router = &daemon.router;
+    if let Some(name) = wanted {
+        let served = daemon.services.find(name);
+        return Ok(vec![match served {
+            Some((service, method)) => served_view(&service, &method),
+            None => view(router.find(name)?),
+        }]);
+    }
+    let mut all: Vec<MethodView> = router.methods().iter().map(view).collect();
+    for service in daemon.services.all() {
+        let methods = service.methods.values();
+        all.extend(methods.map(|method| served_view(&service, method)));
+    }
+    all.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(all)
+}
+
 fn introspect(call: &Call, params: &IntrospectParams) -> Result<Introspection, ErrorInfo> {
-    let router = &call.daemon.router;
-    let methods: Vec<MethodView> = match &params.method {
-        Some(name) => vec![view(router.find(name)?)],
-        None => router.methods().iter().map(view).collect(),
-    };
+    let methods = methods_view(&call.daemon, params.method.as_deref())?;
     let text = serde_json::to_vec(&methods)
         .map_err(|error| ErrorInfo::new(ErrorCode::Internal, error.to_string()))?;
     let digest = Sha256::digest(&text);

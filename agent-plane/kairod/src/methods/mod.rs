@@ -3,8 +3,11 @@
 
 mod device;
 mod event;
+mod intent;
 mod kernel;
+mod permission;
 mod rt;
+mod service;
 mod system;
 
 use crate::router::Method;
@@ -17,6 +20,9 @@ pub fn all() -> Vec<Method> {
         device::methods(),
         rt::methods(),
         event::methods(),
+        intent::methods(),
+        permission::methods(),
+        service::methods(),
     ];
     namespaces.into_iter().flatten().collect()
 }

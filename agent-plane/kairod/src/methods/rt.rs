@@ -258,6 +258,8 @@ struct SystemCallView {
     name: String,
     /// The period that made it.
     tick: u64,
+    /// The control block that made it, if one did.
+    block: Option<String>,
     /// The instruction that made it, as an offset into the program kairo-rt.
     program_offset: u64,
 }
@@ -433,7 +435,7 @@ fn loop_view(described: &LoopDescription, base: &LoopStats, stats: &LoopStats) -
         phase_us: described.phase_us,
         priority: described.priority,
         core: described.core,
-        periods: period_view(&base.periods, &stats.periods),
+        periods: period_view(&described.blocks, &base.periods, &stats.periods),
         overruns_bus: since(&base.overruns_bus, &stats.overruns_bus),
         stops: since(&base.stops, &stats.stops),
         blocks: described.blocks.clone(),
@@ -451,7 +453,13 @@ fn block_fault(described: &LoopDescription, word: u64) -> Option<String> {
     Some(format!("block \"{name}\" {}", report.describe()))
 }
 
-fn period_view(base: &PeriodStats, stats: &PeriodStats) -> PeriodView {
+/// The block of a word of the statistics that counts from one.
+fn block_that_called(blocks: &[String], word: u64) -> Option<String> {
+    let index = usize::try_from(word).ok()?.checked_sub(1)?;
+    blocks.get(index).cloned()
+}
+
+fn period_view(blocks: &[String], base: &PeriodStats, stats: &PeriodStats) -> PeriodView {
     PeriodView {
         budget_us: microseconds(count(&stats.budget_ns)),
         ticks: since(&base.ticks, &stats.ticks),
@@ -468,11 +476,11 @@ fn period_view(base: &PeriodStats, stats: &PeriodStats) -> PeriodView {
         over_budget: since(&base.over_budget, &stats.over_budget),
         lateness_us: Quantiles::between(&base.lateness, &stats.lateness),
         execution_us: Quantiles::between(&base.execution, &stats.execution),
-        thread: thread_view(&base.thread, &stats.thread),
+        thread: thread_view(blocks, &base.thread, &stats.thread),
     }
 }
 
-fn thread_view(base: &ThreadStats, stats: &ThreadStats) -> ThreadView {
+fn thread_view(blocks: &[String], base: &ThreadStats, stats: &ThreadStats) -> ThreadView {
     // Pairs with the release store that follows the words of the first call.
     let traced_calls = stats.traced_calls.load(Ordering::Acquire);
     let number = count(&stats.first_call_number);
@@ -482,6 +490,7 @@ fn thread_view(base: &ThreadStats, stats: &ThreadStats) -> ThreadView {
             number,
             name: system_call::name(number),
             tick: count(&stats.first_call_tick),
+            block: block_that_called(blocks, count(&stats.first_call_block)),
             program_offset: count(&stats.first_call_offset),
         }),
         tid: count(&stats.tid),
@@ -513,7 +522,7 @@ fn bus_view(described: &BusDescription, base: &BusStats, stats: &BusStats) -> Bu
         losses: since(&base.losses, &stats.losses),
         garbage_bytes: since(&base.garbage_bytes, &stats.garbage_bytes),
         round_trip_us: Quantiles::between(&base.round_trip, &stats.round_trip),
-        periods: period_view(&base.periods, &stats.periods),
+        periods: period_view(&[], &base.periods, &stats.periods),
         servos: described
             .servo_ids
             .iter()

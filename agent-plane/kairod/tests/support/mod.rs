@@ -5,6 +5,7 @@
 
 pub mod fake_rt;
 
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -34,6 +35,27 @@ impl System {
         let system = Self::around(directory, Some(rt));
         system.wait_until_linked();
         system
+    }
+
+    /// kairod with a real-time plane and this policy.
+    pub fn start_with_policy(policy: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("policy.toml");
+        std::fs::write(&path, policy).unwrap();
+        let private = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&path, private).unwrap();
+        let rt = FakeRt::start(directory.path(), 0);
+        let system = Self::around(directory, Some(rt));
+        system.wait_until_linked();
+        system
+    }
+
+    /// A client that has become `class`, and is called `name`.
+    pub fn confined(&self, class: &str, name: &str) -> Client {
+        let mut client = self.client();
+        let params = serde_json::json!({"class": class, "name": name});
+        call(&mut client, "kernel.confine", params).unwrap();
+        client
     }
 
     /// kairod alone.
@@ -113,6 +135,10 @@ fn spawn(directory: &TempDir) -> Child {
     Command::new(env!("CARGO_BIN_EXE_kairod"))
         .arg("--run-dir")
         .arg(directory.path())
+        .arg("--policy")
+        .arg(directory.path().join("policy.toml"))
+        .arg("--state-dir")
+        .arg(directory.path().join("state"))
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
         .stdin(Stdio::null())

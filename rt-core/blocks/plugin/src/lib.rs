@@ -16,7 +16,7 @@ mod load;
 mod memory;
 mod trampoline;
 
-pub use guard::be_patient;
+pub use guard::{be_patient, renew};
 pub use load::{PluginError, load};
 pub use trampoline::CONTAINS_FAULTS;
 

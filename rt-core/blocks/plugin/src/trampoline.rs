@@ -7,7 +7,7 @@
 //! floating-point control words, which a plug-in may have changed.
 
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicI32, AtomicUsize};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize};
 
 /// Whether this machine's plug-ins are contained.
 pub const CONTAINS_FAULTS: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
@@ -21,6 +21,10 @@ pub(crate) struct Frame {
     pub(crate) resume: AtomicUsize,
     /// The signal that ended the call; zero without.
     pub(crate) signal: AtomicI32,
+    /// How often the budget's timer has fired during the call.
+    pub(crate) fired: AtomicU32,
+    /// The firing that ends it.
+    pub(crate) fires_max: u32,
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -175,6 +175,40 @@ fn an_endless_loop_ends_when_its_budget_does() {
 }
 
 #[test]
+fn a_thread_that_renews_its_timer_between_periods_is_guarded_as_well() {
+    const BUDGET_NS: u64 = 20_000_000;
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut registry = Registry::standard();
+    load(
+        &compile(directory.path(), 0),
+        "test",
+        BUDGET_NS,
+        &mut registry,
+    )
+    .expect("it loads");
+    let table = Table::default().with("gain", 2.0);
+    let mut program = read(&registry, &table).expect("good settings");
+    let thread = std::thread::spawn(move || {
+        // Many periods that together use far more than the budget.
+        for _ in 0..100 {
+            assert_eq!(step(&mut program, Mood::Work), Ok(()));
+            let began = std::time::Instant::now();
+            while began.elapsed() < std::time::Duration::from_millis(2) {
+                std::hint::spin_loop();
+            }
+            kairo_plugin::renew();
+        }
+        step(&mut program, Mood::Loop)
+            .expect_err("it never ends")
+            .kind
+    });
+    assert_eq!(
+        thread.join().expect("the thread survives"),
+        FaultKind::Budget
+    );
+}
+
+#[test]
 fn writing_beyond_the_state_faults_at_once() {
     let signal = FaultKind::Signal {
         number: libc::SIGSEGV,

@@ -1,0 +1,349 @@
+//! `permission.*`: what the rules are, why something is refused, and giving rights for a while.
+
+use kairo_wire::{ErrorCode, ErrorInfo, Value};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::daemon::Daemon;
+use crate::events::map;
+use crate::permission::grant::{Ends, Grant, MAX_GRANTS, Now, origin};
+use crate::permission::{Class, Decision, DeviceLimits, Right, Rule, Subject, Who, builtin};
+use crate::router::{Call, Method, NoParams, Permission};
+use crate::topics::{self, Pattern};
+
+/// Longest reason, bytes.
+const MAX_REASON_BYTES: usize = 256;
+/// Longest time that a grant with an end may last, s: a year.
+const MAX_TTL_S: u64 = 366 * 86_400;
+
+pub fn methods() -> Vec<Method> {
+    vec![
+        Method::new(
+            "permission.list",
+            Permission::Admin,
+            "Lists every rule in the order in which they are asked, and who may call what.",
+            async |call, NoParams {}| Ok(list(&call)),
+        ),
+        Method::new(
+            "permission.check",
+            Permission::Observe,
+            "Says whether the caller, or for an operator anybody, may do something, and why.",
+            async |call, params| check(&call, &params),
+        ),
+        Method::new(
+            "permission.grant",
+            Permission::Admin,
+            "Gives a right, for a while or until it is revoked.",
+            async |call, params| grant(&call, params),
+        )
+        .repeatable(),
+        Method::new(
+            "permission.revoke",
+            Permission::Admin,
+            "Takes a grant away; claims that rest on it end at once.",
+            async |call, params| revoke(&call, &params),
+        )
+        .repeatable(),
+    ]
+}
+
+#[derive(Serialize, JsonSchema)]
+struct List {
+    /// The rules, the first that speaks decides.
+    rules: Vec<RuleView>,
+    /// The methods that each class may call where no rule above speaks.
+    methods: Vec<ClassMethods>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct RuleView {
+    /// `reserved`, `policy:LINE`, `grant:ID` or `builtin`.
+    origin: String,
+    allows: bool,
+    /// Whom it means: everybody who is all of it.
+    who: Who,
+    right: Right,
+    /// A method, device id, topic or scope; `*` is one segment, `>` the tail.
+    target: String,
+    /// How far it goes.
+    limits: DeviceLimits,
+    /// When it ends, seconds since 1970; none if only a revocation ends it.
+    ends_wall_s: Option<u64>,
+    /// Why a grant was given, and by whom.
+    reason: Option<String>,
+    granted_by: Option<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ClassMethods {
+    class: Class,
+    methods: Vec<&'static str>,
+}
+
+fn view(rule: &Rule, allows: bool) -> RuleView {
+    RuleView {
+        origin: rule.origin.clone(),
+        allows,
+        who: rule.who.clone(),
+        right: rule.right,
+        target: rule.target.to_string(),
+        limits: rule.limits.clone(),
+        ends_wall_s: None,
+        reason: None,
+        granted_by: None,
+    }
+}
+
+fn granted(grant: &Grant) -> RuleView {
+    RuleView {
+        ends_wall_s: grant.ends.map(|ends| ends.wall_s),
+        reason: Some(grant.reason.clone()),
+        granted_by: Some(grant.granted_by.clone()),
+        ..view(&grant.rule, true)
+    }
+}
+
+fn fixed(origin: &str, allows: bool, class: Option<Class>, right: Right, target: &str) -> RuleView {
+    RuleView {
+        origin: origin.into(),
+        allows,
+        who: Who {
+            class,
+            ..Who::default()
+        },
+        right,
+        target: target.into(),
+        limits: DeviceLimits::default(),
+        ends_wall_s: None,
+        reason: None,
+        granted_by: None,
+    }
+}
+
+fn list(call: &Call) -> List {
+    let table = call.daemon.permissions.borrow();
+    let policy = table.policy();
+    let now = Now::read();
+    let reserved = builtin::RESERVED
+        .iter()
+        .map(|(right, target)| fixed("reserved", false, None, *right, target));
+    let denied = policy.deny.iter().map(|rule| view(rule, false));
+    let live = table.grants().iter().rev().filter(|one| !one.is_over(now));
+    let allowed = policy.allow.iter().map(|rule| view(rule, true));
+    let builtins = builtin::RULES
+        .iter()
+        .map(|(class, right, target)| fixed("builtin", true, Some(*class), *right, target));
+    let methods = Class::ALL.map(|class| ClassMethods {
+        class,
+        methods: call
+            .daemon
+            .router
+            .methods()
+            .iter()
+            .filter(|method| method.permission.classes().contains(&class))
+            .map(|method| method.name)
+            .collect(),
+    });
+    List {
+        rules: reserved
+            .chain(denied)
+            .chain(live.map(granted))
+            .chain(allowed)
+            .chain(builtins)
+            .collect(),
+        methods: methods.into(),
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct CheckParams {
+    /// The right.
+    right: Right,
+    /// The method, device id, topic or scope.
+    target: String,
+    /// Somebody else than the caller; operators only.
+    who: Option<SubjectParams>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SubjectParams {
+    class: Class,
+    name: Option<String>,
+    /// The user; one that no rule names if absent.
+    uid: Option<u32>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Checked {
+    allowed: bool,
+    /// The rule that decides: `reserved`, `policy:LINE`, `grant:ID`, `builtin`, or `default` when
+    /// none speaks.
+    rule: String,
+    /// How far it goes.
+    limits: DeviceLimits,
+}
+
+fn check(call: &Call, params: &CheckParams) -> Result<Checked, ErrorInfo> {
+    let caller = call.connection.identity.subject();
+    let subject = match &params.who {
+        None => caller,
+        Some(_) if caller.class != Class::Operator => {
+            let text = "only an operator may ask about others; leave `who` out";
+            return Err(ErrorInfo::new(ErrorCode::PermissionDenied, text).reason("denied"));
+        }
+        Some(who) => Subject {
+            class: who.class,
+            name: who.name.clone(),
+            uid: who.uid.unwrap_or(u32::MAX),
+        },
+    };
+    let classes = match params.right {
+        Right::MethodCall => call
+            .daemon
+            .router
+            .find(&params.target)?
+            .permission
+            .classes(),
+        _ => &[],
+    };
+    let table = call.daemon.permissions.borrow();
+    let decision = table.decide(&subject, params.right, &params.target, classes, Now::read());
+    let Decision {
+        allowed,
+        rule,
+        limits,
+    } = decision;
+    Ok(Checked {
+        allowed,
+        rule,
+        limits,
+    })
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct GrantParams {
+    /// Whom; at least one of `class`, `name`, `uid`.
+    who: Who,
+    /// What.
+    right: Right,
+    /// To what: a method, device id, topic or scope; `*` is one segment, `>` the tail.
+    target: String,
+    /// How far, with `device.write`.
+    #[serde(default)]
+    limits: DeviceLimits,
+    /// How long, s; until it is revoked if absent.
+    ttl_s: Option<u64>,
+    /// Why, for people and for the audit log.
+    reason: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Granted {
+    /// Number to revoke it by.
+    id: u64,
+    /// When it ends, seconds since 1970; none if only a revocation ends it.
+    ends_wall_s: Option<u64>,
+}
+
+fn grant(call: &Call, params: GrantParams) -> Result<Granted, ErrorInfo> {
+    let invalid = |text: String| ErrorInfo::new(ErrorCode::InvalidParams, text);
+    let target = Pattern::parse(&params.target).map_err(|error| invalid(error.to_string()))?;
+    if params.who.is_empty() {
+        let text = "`who` names nobody; give `class`, `name` or `uid`";
+        return Err(invalid(text.into()));
+    }
+    if params.reason.is_empty() || params.reason.len() > MAX_REASON_BYTES {
+        let text = format!("`reason` has {} bytes", params.reason.len());
+        return Err(invalid(format!(
+            "{text}, allowed is 1 to {MAX_REASON_BYTES}"
+        )));
+    }
+    if let Some(trouble) = params.limits.trouble() {
+        return Err(invalid(trouble));
+    }
+    if !params.limits.is_empty() && params.right != Right::DeviceWrite {
+        return Err(invalid(
+            "`limits` go with the right device.write only".into(),
+        ));
+    }
+    if params.ttl_s.is_some_and(|ttl| ttl == 0 || ttl > MAX_TTL_S) {
+        return Err(invalid(format!("`ttl_s` is to be 1 to {MAX_TTL_S}")));
+    }
+    let now = Now::read();
+    let daemon = &call.daemon;
+    daemon.permissions.borrow_mut().sweep(now);
+    if daemon.permissions.borrow().grants().len() >= MAX_GRANTS {
+        let text = format!("{MAX_GRANTS} grants are in force; revoke some, or use the policy file");
+        return Err(ErrorInfo::new(ErrorCode::Limit, text).reason("grants"));
+    }
+    let ends = params.ttl_s.map(|ttl| Ends {
+        wall_s: now.wall_s.saturating_add(ttl),
+        boot_s: Some(now.boot_s.saturating_add(ttl)),
+    });
+    let granted_by = call.connection.identity.subject().to_string();
+    let make = |id| Grant {
+        id,
+        rule: Rule {
+            origin: origin(id),
+            who: params.who,
+            right: params.right,
+            target,
+            limits: params.limits,
+        },
+        ends,
+        granted_by,
+        reason: params.reason,
+    };
+    let id = daemon.permissions.borrow_mut().grant(make);
+    if let Err(error) = daemon.keep_grants() {
+        // What is not kept would come back, or vanish, with a restart.
+        daemon.permissions.borrow_mut().revoke(id);
+        return Err(error);
+    }
+    announce(daemon, topics::PERMISSION_GRANTED, id, call);
+    Ok(Granted {
+        id,
+        ends_wall_s: ends.map(|ends| ends.wall_s),
+    })
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RevokeParams {
+    /// The number that permission.grant gave.
+    id: u64,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Revoked {
+    /// The number.
+    id: u64,
+    /// Whether it will stay revoked after a restart; `false` when it could not be written down.
+    kept: bool,
+}
+
+fn revoke(call: &Call, params: &RevokeParams) -> Result<Revoked, ErrorInfo> {
+    let daemon = &call.daemon;
+    let taken = daemon.permissions.borrow_mut().revoke(params.id);
+    if taken.is_none() {
+        let text = format!("there is no grant {}; see permission.list", params.id);
+        return Err(ErrorInfo::new(ErrorCode::NotFound, text).reason("unknown_grant"));
+    }
+    daemon.rights_changed();
+    // Taking away is never held up by a disk.
+    let kept = daemon.keep_grants().is_ok();
+    announce(daemon, topics::PERMISSION_REVOKED, params.id, call);
+    Ok(Revoked {
+        id: params.id,
+        kept,
+    })
+}
+
+fn announce(daemon: &Daemon, topic: &str, id: u64, call: &Call) {
+    let by = call.connection.identity.subject().to_string();
+    let data = map([("grant", Value::from(id)), ("by", Value::from(by))]);
+    daemon.bus.publish(topic, data, Some(&call.meta));
+}

@@ -1,0 +1,232 @@
+//! `service.*`: processes that serve methods of their own, and how they do.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use kairo_wire::{ErrorCode, ErrorInfo, Value};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::events::map;
+use crate::permission::{Class, Right};
+use crate::router::{Call, Method, NoParams, Permission};
+use crate::services::{MAX_METHODS, RESERVED, Served, Service};
+use crate::topics;
+use crate::views::Peer;
+
+/// Longest name of a namespace or method, bytes.
+const MAX_NAME_BYTES: usize = 48;
+/// Longest summary, bytes.
+const MAX_SUMMARY_BYTES: usize = 200;
+/// Longest schema, bytes of its JSON.
+const MAX_SCHEMA_BYTES: usize = 16 * 1024;
+/// How long a call may take at most, ms, and if the service does not say.
+const MAX_TIMEOUT_MS: u64 = 60_000;
+const USUAL_TIMEOUT_MS: u64 = 5_000;
+
+pub fn methods() -> Vec<Method> {
+    vec![
+        Method::new(
+            "service.register",
+            Permission::Serve,
+            "Serves a namespace over this connection: kairod sends it the requests of others.",
+            async |call, params| register(&call, params),
+        ),
+        Method::new(
+            "service.unregister",
+            Permission::Serve,
+            "Stops serving; calls under way are answered with E_UNAVAILABLE.",
+            async |call, NoParams {}| Ok(unregister(&call)),
+        ),
+        Method::new(
+            "service.status",
+            Permission::Observe,
+            "Lists the services with their processes and how they answer.",
+            async |call, NoParams {}| Ok(status(&call)),
+        ),
+    ]
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RegisterParams {
+    /// The namespace: lower-case letters, digits, `_`. The name of this connection's session, or
+    /// one that a rule gives the right service.register to.
+    namespace: String,
+    /// What it offers.
+    methods: Vec<MethodParams>,
+    /// How long a call may take, ms; 5000 if absent, at most 60000.
+    timeout_ms: Option<u64>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct MethodParams {
+    /// Its name, without the namespace.
+    name: String,
+    /// One sentence, ending in a full stop.
+    summary: String,
+    /// Who may call it where no policy says otherwise; `actuate` if absent.
+    permission: Option<Permission>,
+    /// JSON Schema of the parameters, an object's. Keys that it does not name are refused before
+    /// the service sees them when it says `additionalProperties: false`.
+    params: serde_json::Value,
+    /// JSON Schema of the result.
+    result: serde_json::Value,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Registered {
+    /// The namespace.
+    namespace: String,
+    /// The whole names of the methods.
+    methods: Vec<String>,
+}
+
+fn register(call: &Call, params: RegisterParams) -> Result<Registered, ErrorInfo> {
+    let namespace = params.namespace;
+    check_name("namespace", &namespace)?;
+    if RESERVED.contains(&namespace.as_str()) {
+        let text = format!("{namespace} is a namespace of the kernel; choose another");
+        return Err(ErrorInfo::new(ErrorCode::Conflict, text).reason("namespace_reserved"));
+    }
+    let subject = call.connection.identity.subject();
+    let own = matches!(subject.class, Class::Service | Class::Driver)
+        && subject.name.as_ref() == Some(&namespace);
+    if !own {
+        let right = Right::ServiceRegister;
+        call.daemon.require(&call.connection, right, &namespace)?;
+    }
+    let timeout_ms = params.timeout_ms.unwrap_or(USUAL_TIMEOUT_MS);
+    if timeout_ms == 0 || timeout_ms > MAX_TIMEOUT_MS {
+        let text = format!("timeout_ms is {timeout_ms}, allowed is 1 to {MAX_TIMEOUT_MS}");
+        return Err(ErrorInfo::new(ErrorCode::Limit, text).reason("timeout_ms"));
+    }
+    let methods = served(&namespace, params.methods)?;
+    let names: Vec<String> = methods.keys().cloned().collect();
+    call.daemon.services.add(Service::new(
+        namespace.clone(),
+        Rc::clone(&call.connection),
+        methods,
+        Duration::from_millis(timeout_ms),
+    ))?;
+    let peer = call.connection.identity.view(call.connection.number);
+    let data = map([
+        ("namespace", Value::from(namespace.as_str())),
+        ("connection", Value::from(peer.connection)),
+        ("pid", Value::from(peer.pid)),
+    ]);
+    let cause = Some(&call.meta);
+    call.daemon.bus.publish(topics::SERVICE_ADDED, data, cause);
+    Ok(Registered {
+        namespace,
+        methods: names,
+    })
+}
+
+/// The methods by their whole names.
+fn served(
+    namespace: &str,
+    methods: Vec<MethodParams>,
+) -> Result<BTreeMap<String, Served>, ErrorInfo> {
+    let invalid = |text: String| ErrorInfo::new(ErrorCode::InvalidParams, text);
+    if methods.is_empty() || methods.len() > MAX_METHODS {
+        let text = format!("{} methods, allowed is 1 to {MAX_METHODS}", methods.len());
+        return Err(invalid(text));
+    }
+    let mut all = BTreeMap::new();
+    for method in methods {
+        check_name("method", &method.name)?;
+        let name = format!("{namespace}.{}", method.name);
+        let summary = &method.summary;
+        if !summary.ends_with('.') || summary.len() > MAX_SUMMARY_BYTES {
+            let text = format!("the summary of {name} is to be one sentence of at most");
+            return Err(invalid(format!("{text} {MAX_SUMMARY_BYTES} bytes")));
+        }
+        for (what, schema) in [("params", &method.params), ("result", &method.result)] {
+            let bytes = schema.to_string().len();
+            if !schema.is_object() || bytes > MAX_SCHEMA_BYTES {
+                let text = format!("{what} of {name} is to be a JSON Schema of at most");
+                return Err(invalid(format!("{text} {MAX_SCHEMA_BYTES} bytes")));
+            }
+        }
+        let row = Served {
+            name: name.clone(),
+            summary: method.summary,
+            permission: method.permission.unwrap_or(Permission::Actuate),
+            params: method.params,
+            result: method.result,
+        };
+        if all.insert(name.clone(), row).is_some() {
+            return Err(invalid(format!("{name} is given twice")));
+        }
+    }
+    Ok(all)
+}
+
+fn check_name(what: &str, name: &str) -> Result<(), ErrorInfo> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if (1..=MAX_NAME_BYTES).contains(&name.len()) && name.bytes().all(plain) {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(64).collect();
+    let text =
+        format!("{shown:?} is no {what}: 1 to {MAX_NAME_BYTES} lower-case letters, digits or `_`");
+    Err(ErrorInfo::new(ErrorCode::InvalidParams, text))
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Unregistered {
+    /// What it served; none when it served nothing.
+    namespace: Option<String>,
+}
+
+fn unregister(call: &Call) -> Unregistered {
+    let namespace = call.daemon.service_gone(&call.connection, "unregistered");
+    Unregistered { namespace }
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Services {
+    services: Vec<ServiceView>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ServiceView {
+    namespace: String,
+    /// The process that serves it.
+    peer: Peer,
+    methods: Vec<String>,
+    /// How long a call may take, ms.
+    timeout_ms: u64,
+    /// False after three calls in a row that were not answered in time.
+    well: bool,
+    /// Calls under way.
+    under_way: usize,
+    /// Calls answered.
+    answered: u64,
+    /// Calls not answered in time.
+    late: u64,
+}
+
+fn status(call: &Call) -> Services {
+    let all = call.daemon.services.all();
+    let services = all.iter().map(|service| {
+        let health = service.health();
+        let connection = &service.connection;
+        ServiceView {
+            namespace: service.namespace.clone(),
+            peer: connection.identity.view(connection.number),
+            methods: service.methods.keys().cloned().collect(),
+            timeout_ms: service.timeout.as_millis() as u64,
+            well: health.well,
+            under_way: health.under_way,
+            answered: health.answered,
+            late: health.late,
+        }
+    });
+    Services {
+        services: services.collect(),
+    }
+}
