@@ -147,8 +147,7 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     let (lines, described, mut storms) = prepare_lines(robot, &stats, &shared, &mut bringup);
     let (mut helpers, open) = start_helpers(made.supervisors, &helper_mask, &shared)?;
     let desk = desk(robot, &described, &stats, &shared, memory);
-    let operators = start_operators(&desk, options.run_dir, &helper_mask)?;
-    helpers.push(operators);
+    helpers.push(start_operators(&desk, options.run_dir, &helper_mask)?);
     // Not one of the helpers: its disk may hang, and nobody waits for that.
     let recording = start_recorder(recorder, &helper_mask, &shared)?;
     let (threads, checks) =
