@@ -90,7 +90,7 @@ impl LinesView {
             line_stops: report.stop.as_ref().map_or(0, |stop| stop.number),
             newest_stop: report.stop.map(LineStopView::from),
             period_us: count(&now.lines.periods.period_ns) / 1000,
-            periods: period_view(&base.lines.periods, &now.lines.periods),
+            periods: period_view(&[], &base.lines.periods, &now.lines.periods),
         })
     }
 }
