@@ -71,11 +71,21 @@ pub struct Feedback {
     pub torque_losses: u64,
     /// The joint that was, the last time.
     pub limp_joint: u64,
+    /// What the torque switches were read back as: [`Feedback::ALL_OFF`], [`Feedback::SOME_ON`], or
+    /// zero before the first read-back of this connection.
+    pub torque_seen: u64,
     /// The joints, in command order.
     pub joints: [JointFeedback; MAX_JOINTS],
 }
 // SAFETY: u64, pairs of u32 and f64 only, repr(C), no padding, every bit pattern valid.
 unsafe impl Pod for Feedback {}
+
+impl Feedback {
+    /// Every servo that was read back is limp.
+    pub const ALL_OFF: u64 = 1;
+    /// A servo is under torque.
+    pub const SOME_ON: u64 = 2;
+}
 
 /// The loop's ends of a device's pair.
 #[derive(Debug)]

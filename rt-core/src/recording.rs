@@ -321,7 +321,7 @@ impl From<&DeviceState> for Outcome {
             moving,
             fault,
             fault_joint,
-            // In the goals.
+            // Of goals and feedback.
             torque: _,
             inhibited,
             joints,
@@ -329,7 +329,7 @@ impl From<&DeviceState> for Outcome {
         let target_rad = joints.map(|joint| {
             let JointState {
                 target_rad,
-                // In the goals.
+                // Of goals and feedback.
                 setpoint_rad: _,
                 // In the feedback.
                 position_rad: _,
@@ -417,6 +417,7 @@ recorded!(Feedback {
     bus_up: u64,
     torque_losses: u64,
     limp_joint: u64,
+    torque_seen: u64,
     joints: [JointFeedback; MAX_JOINTS],
 } fixed {});
 
@@ -472,7 +473,7 @@ mod tests {
             assert!(!later.iter().any(twice), "{entry:?}");
         }
         let feedback = &entries[4];
-        assert_eq!(feedback.words[4], "joints[0].position_rad:f64");
+        assert_eq!(feedback.words[5], "joints[0].position_rad:f64");
         assert_eq!(entries[2].words, ["value:u64"]);
     }
 

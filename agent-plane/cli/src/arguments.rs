@@ -79,12 +79,14 @@ pub enum Command {
         command: ConfigCommand,
     },
     /// Calls any method of the kernel and prints its result.
-    Call {
-        /// The method, such as device.list; kernel.introspect lists all.
-        method: String,
-        /// Its parameters, a JSON object.
-        #[arg(default_value = "{}")]
-        params: String,
+    Call(CallOptions),
+    /// Prints a script that lets a shell complete this command's words.
+    ///
+    /// bash: `source <(kairo completion bash)`; zsh: `source <(kairo completion zsh)`; fish:
+    /// `kairo completion fish | source`. Put it in the shell's start-up file to keep it.
+    Completion {
+        /// The shell.
+        shell: Shell,
     },
     /// Shows and exports what the flight recorder kept.
     Record {
@@ -96,6 +98,30 @@ pub enum Command {
     Replay(ReplayOptions),
     /// Prints events as they happen.
     Events(EventOptions),
+}
+
+/// Options of `call`.
+#[derive(Debug, Args)]
+pub struct CallOptions {
+    /// The method, such as device.list; kernel.introspect lists all.
+    pub method: String,
+    /// Its parameters, a JSON object; `-` reads it from standard input.
+    #[arg(default_value = "{}")]
+    pub params: String,
+    /// Makes a repeated call take effect once: the same key gives the first one's result.
+    #[arg(long, value_name = "KEY")]
+    pub idempotency_key: Option<String>,
+}
+
+/// Shells that completion is made for.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Shell {
+    /// Bash.
+    Bash,
+    /// Z shell.
+    Zsh,
+    /// Fish.
+    Fish,
 }
 
 /// Verbs of `device`.

@@ -7,6 +7,7 @@
 
 mod arguments;
 mod call;
+mod completion;
 mod config_check;
 mod cyclictest;
 mod device;
@@ -79,7 +80,7 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
     let mut session = call::Session::new(&mut client, arguments.timeout);
     match &arguments.command {
         Command::Status => status::show(&mut session, terminal),
-        Command::Call { method, params } => call::raw(&mut session, terminal, method, params),
+        Command::Call(options) => call::raw(&mut session, terminal, options),
         Command::Run(options) => run::run(&mut session, &endpoint, options),
         Command::Intent { command } => intent::intent(&mut session, terminal, command),
         Command::Permission { command } => permission::permission(&mut session, terminal, command),
@@ -100,6 +101,7 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
         Command::Failsafe { .. }
         | Command::Record { .. }
         | Command::Replay(_)
+        | Command::Completion { .. }
         | Command::Doctor(_)
         | Command::Config { .. } => Ok(()),
         Command::Rt { command } => match command {
@@ -127,6 +129,7 @@ fn without_kernel(arguments: &Arguments, terminal: &Terminal) -> Option<Result<(
             RecordCommand::Export(options) => record::export(terminal, options),
         }),
         Command::Replay(options) => Some(record::replay(terminal, options)),
+        Command::Completion { shell } => Some(completion::print(terminal, *shell)),
         Command::Failsafe { command } => match command {
             FailsafeCommand::List(options) => Some(failsafe::list(terminal, options)),
             FailsafeCommand::Simulate(options) => Some(failsafe::simulate(terminal, options)),

@@ -93,10 +93,12 @@ impl Terminal {
         Ok(())
     }
 
-    /// Prints a failure, and what to do, to standard error.
+    /// Prints a failure, and what to do, to standard error; one line of JSON if JSON was asked for.
     pub fn report(&self, failure: &Failure) {
         let mut text = format!("kairo: {failure}");
-        if let Some(hint) = failure.hint() {
+        if self.json {
+            text = failure.json().to_string();
+        } else if let Some(hint) = failure.hint() {
             text.push_str("\n       ");
             text.push_str(hint);
         }

@@ -308,7 +308,8 @@ pub struct DeviceState {
     pub fault: u32,
     /// The joint it was found on.
     pub fault_joint: u32,
-    /// 1 while the servos are told to be under torque.
+    /// 1 while the servos are under torque, or may be: told to be, or left as they are and not
+    /// found limp, or they were when their bus was lost.
     pub torque: u32,
     /// The [`Cause`] that inhibits motion; [`Cause::None`] while nothing does.
     pub inhibited: u32,
