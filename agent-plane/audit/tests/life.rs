@@ -270,6 +270,24 @@ fn two_writers_at_once_are_refused() {
 }
 
 #[test]
+fn a_lock_that_a_dying_process_still_holds_is_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    append(directory.path(), Options::default(), 0..1);
+    let lock = std::fs::File::open(directory.path().join("audit.lock")).unwrap();
+    lock.lock().unwrap();
+    let (sender, opening) = mpsc::channel();
+    let path = directory.path().to_owned();
+    let opener = std::thread::spawn(move || {
+        sender.send(()).unwrap();
+        Log::open(&path, Options::default()).map(drop)
+    });
+    opening.recv().unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    drop(lock);
+    opener.join().unwrap().unwrap();
+}
+
+#[test]
 fn a_full_queue_refuses_at_once_and_every_callback_is_called_once() {
     let directory = tempfile::tempdir().unwrap();
     let options = Options {

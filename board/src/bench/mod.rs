@@ -12,6 +12,7 @@ pub mod estop;
 pub mod host;
 pub mod link;
 pub mod mark;
+pub mod quantile;
 pub mod record;
 pub mod report;
 
