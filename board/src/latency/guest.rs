@@ -159,8 +159,8 @@ fn guest_time(options: &Options, load: &str) -> Duration {
     let trouble = match load {
         // Back-off.
         "kairod-kill" => 400,
-        // Its windows are ten times as long.
-        "idle" => 18 * options.seconds,
+        // Their windows are 20 times as long.
+        "idle" | "kairod-stop" | "clock-step" | "disk-full" => 38 * options.seconds,
         _ => 0,
     };
     Duration::from_secs(rounds * (2 * options.seconds + 30 + trouble))
