@@ -8,9 +8,11 @@
 //! Runs on a developer's machine; allocates and blocks.
 
 pub mod command;
+pub mod estop;
 pub mod host;
 pub mod link;
 pub mod mark;
+pub mod quantile;
 pub mod record;
 pub mod report;
 
@@ -35,6 +37,11 @@ const COMMAND: Bench = Bench {
     summary: "from device.send to the servo bus, from expiry to safety; beside a socket ping-pong",
     run: command::run,
 };
+const ESTOP: Bench = Bench {
+    name: "estop",
+    summary: "from a pulled e-stop wire to safe outputs, in ticks; in QEMU, some minutes",
+    run: estop::run,
+};
 const LINK: Bench = Bench {
     name: "link",
     summary: "rings, latest values and histograms beside rtrb and iceoryx2; two minutes",
@@ -47,7 +54,7 @@ const RECORD: Bench = Bench {
 };
 
 /// All benchmarks.
-pub const BENCHES: [Bench; 3] = [COMMAND, LINK, RECORD];
+pub const BENCHES: [Bench; 4] = [COMMAND, ESTOP, LINK, RECORD];
 
 /// The benchmark called `name`.
 ///
