@@ -105,6 +105,23 @@ pub struct BusSide {
     pub goals: Reader<Goals>,
 }
 
+/// A value of a wire between two loops.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub struct Sample {
+    /// The value.
+    pub value: f64,
+    /// The time of the tick that gave it, CLOCK_MONOTONIC ns.
+    pub given_ns: u64,
+}
+// SAFETY: f64 and u64, repr(C), no padding, every bit pattern valid.
+unsafe impl Pod for Sample {}
+
+/// A fresh wire between two loops. setup-only.
+pub fn crossing() -> (Writer<Sample>, Reader<Sample>) {
+    buffer()
+}
+
 /// A fresh pair of buffers. setup-only.
 pub fn pair() -> (LoopSide, BusSide) {
     let (feedback_writer, feedback_reader) = buffer::<Feedback>();

@@ -428,10 +428,20 @@ fn a_servo_that_loses_its_torque_again_is_not_switched_on_again() {
     });
     assert!(!robot.arm.is_under_torque());
     let mut lease = plane.open_lease();
-    let command = lease.command(HOME, TTL_MS);
-    assert_eq!(lease.verdict(&command), Verdict::Faulted);
-    let reset = lease.reset();
-    assert_eq!(lease.verdict(&reset), Verdict::Accepted);
+    // A limp arm that is not heard for some cycles, as on a starved machine, is a lost bus to
+    // whoever commands it just then.
+    let mut heard = |reset: bool| {
+        eventually("the arm is heard", || {
+            let command = match reset {
+                true => lease.reset(),
+                false => lease.command(HOME, TTL_MS),
+            };
+            let verdict = lease.verdict(&command);
+            (verdict != Verdict::BusLost).then_some(verdict)
+        })
+    };
+    assert_eq!(heard(false), Verdict::Faulted);
+    assert_eq!(heard(true), Verdict::Accepted);
     plane.stream(&mut lease, HOME, |state| {
         has_arrived(state, &HOME, NEAR_RAD)
     });
@@ -667,29 +677,4 @@ fn a_wrong_file_is_refused_with_status_two_and_every_problem() {
     assert_eq!(run(&["--check"]).status.code(), Some(0));
     let output = run(&["--check", "--port", "arm=/dev/null"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("no bus is named arm"));
-}
-
-#[test]
-fn a_file_with_estop_lines_is_refused_rather_than_not_served() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("robot.toml");
-    let lines = [
-        "[[estop.input]]\nline = \"stop\"\n",
-        "[estop.reset]\nline = \"reset\"\n",
-        "[estop.charge_pump]\nline = \"pump\"\n",
-    ];
-    for line in lines {
-        std::fs::write(&path, format!("{SO101}\n{line}")).unwrap();
-        let output = Process::new(env!("CARGO_BIN_EXE_kairo-rt"))
-            .args(["--run-dir", directory.path().to_str().unwrap(), "--config"])
-            .arg(&path)
-            // What a start does first; a version that accepts the file ends here all the same.
-            .arg("--check")
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(78), "{line}: {text}");
-        assert!(text.contains("does not serve GPIO lines yet"), "{text}");
-    }
-    assert!(!directory.path().join("rt.sock").exists());
 }

@@ -10,6 +10,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::entry::Entry;
@@ -28,6 +29,12 @@ use crate::record::{
 };
 use crate::walk::{Expected, Signed, Walk};
 use crate::writer::{BEFORE_FIRST, OldSegment, Writer, create};
+
+/// How long a lock may take to go: a process that ended has children for a moment that have not
+/// become other programs yet, and hold it as long as that.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+/// How often it is tried.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why a log cannot be opened. Nothing can be audited then, so nothing that needs it may happen.
 #[derive(Debug, thiserror::Error)]
@@ -166,12 +173,19 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         .mode(LOG_MODE);
     let file = opening.open(path.join(LOCK_NAME));
     let file = file.map_err(|error| OpenError::io(path, error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Locked {
-            path: path.display().to_string(),
-        }),
-        Err(TryLockError::Error(error)) => Err(OpenError::io(path, error)),
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(TryLockError::WouldBlock) => {
+                let path = path.display().to_string();
+                return Err(OpenError::Locked { path });
+            }
+            Err(TryLockError::Error(error)) => return Err(OpenError::io(path, error)),
+        }
     }
 }
 

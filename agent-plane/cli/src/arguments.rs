@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kairo_audit::Anchor;
 
 use crate::intent::IntentCommand;
 use crate::permission::PermissionCommand;
@@ -96,6 +97,12 @@ pub enum Command {
     },
     /// Replays a record through kairo-rt and compares every output, bit for bit.
     Replay(ReplayOptions),
+    /// Shows and verifies who did what, from the files of the audit log.
+    Audit {
+        /// The verb.
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
     /// Prints events as they happen.
     Events(EventOptions),
 }
@@ -285,6 +292,71 @@ pub struct ReplayOptions {
     /// Stop after this tick.
     #[arg(long, value_name = "TICK")]
     pub to: Option<u64>,
+}
+
+/// Verbs of `audit`.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Lists records.
+    List(AuditListOptions),
+    /// Finds every edit, deletion, insertion and truncation. Exit status 1 when there is one.
+    Verify(AuditVerifyOptions),
+    /// Prints where the log ends, NUMBER:HASH, for keeping elsewhere.
+    Checkpoint {
+        /// Where the log is.
+        #[command(flatten)]
+        place: AuditPlace,
+    },
+}
+
+/// Where an audit log is.
+#[derive(Debug, Args)]
+pub struct AuditPlace {
+    /// The log's directory; `audit` in the state directory if absent.
+    #[arg(value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+    /// kairod's state directory.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "KAIRO_STATE_DIR",
+        default_value = "/var/lib/kairo"
+    )]
+    pub state_dir: PathBuf,
+}
+
+/// Options of `audit list`.
+#[derive(Debug, Args)]
+pub struct AuditListOptions {
+    /// Where the log is.
+    #[command(flatten)]
+    pub place: AuditPlace,
+    /// Only records with higher numbers.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub after: u64,
+    /// Stop after so many.
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+    /// Only entries of this method; `device.*` is all of a namespace.
+    #[arg(long, value_name = "METHOD")]
+    pub method: Option<String>,
+}
+
+/// Options of `audit verify`.
+#[derive(Debug, Args)]
+pub struct AuditVerifyOptions {
+    /// Where the log is.
+    #[command(flatten)]
+    pub place: AuditPlace,
+    /// Hold signatures against this copy of audit.pub.
+    #[arg(long, value_name = "FILE")]
+    pub public_key: Option<PathBuf>,
+    /// This record, NUMBER:HASH or HASH, must be in the log.
+    #[arg(long, value_name = "ANCHOR")]
+    pub expect_head: Option<Anchor>,
+    /// So must this one, and damage before it is left out.
+    #[arg(long, value_name = "ANCHOR")]
+    pub since: Option<Anchor>,
 }
 
 /// Options of `events`.

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod audit;
 mod call;
 mod completion;
 mod config_check;
@@ -34,7 +35,8 @@ use kairo_wire::Client;
 use kairo_wire::endpoint::Endpoint;
 
 use crate::arguments::{
-    Arguments, Command, ConfigCommand, DeviceCommand, FailsafeCommand, RecordCommand, RtCommand,
+    Arguments, AuditCommand, Command, ConfigCommand, DeviceCommand, FailsafeCommand, RecordCommand,
+    RtCommand,
 };
 use crate::failure::Failure;
 use crate::terminal::Terminal;
@@ -101,6 +103,7 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
         Command::Failsafe { .. }
         | Command::Record { .. }
         | Command::Replay(_)
+        | Command::Audit { .. }
         | Command::Completion { .. }
         | Command::Doctor(_)
         | Command::Config { .. } => Ok(()),
@@ -129,6 +132,11 @@ fn without_kernel(arguments: &Arguments, terminal: &Terminal) -> Option<Result<(
             RecordCommand::Export(options) => record::export(terminal, options),
         }),
         Command::Replay(options) => Some(record::replay(terminal, options)),
+        Command::Audit { command } => Some(match command {
+            AuditCommand::List(options) => audit::list(terminal, options),
+            AuditCommand::Verify(options) => audit::verify(terminal, options),
+            AuditCommand::Checkpoint { place } => audit::checkpoint(terminal, place),
+        }),
         Command::Completion { shell } => Some(completion::print(terminal, *shell)),
         Command::Failsafe { command } => match command {
             FailsafeCommand::List(options) => Some(failsafe::list(terminal, options)),

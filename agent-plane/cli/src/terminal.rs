@@ -93,6 +93,12 @@ impl Terminal {
         Ok(())
     }
 
+    /// Says something that is no failure, on standard error.
+    pub fn warn(&self, text: &str) {
+        // Nowhere is left to say that this failed.
+        let _ = writeln!(std::io::stderr(), "kairo: {text}");
+    }
+
     /// Prints a failure, and what to do, to standard error; one line of JSON if JSON was asked for.
     pub fn report(&self, failure: &Failure) {
         let mut text = format!("kairo: {failure}");

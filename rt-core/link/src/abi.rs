@@ -179,6 +179,8 @@ wire_enum! {
         Signal = 4 "signal",
         /// It used more processor time than its budget.
         Budget = 5 "budget",
+        /// A value from another loop was older than it may be.
+        Stale = 6 "stale",
     }
 }
 

@@ -1,6 +1,8 @@
 //! `rt.*`: what the real-time plane counts, read from its statistics segment. Reading disturbs
 //! nothing there: the segment is mapped read-only and written with relaxed stores.
 
+mod line_view;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ use crate::plane::Plane;
 use crate::refusal;
 use crate::router::{Call, Method, NoParams, Permission};
 use crate::views::{self, Status};
+use line_view::LinesView;
 
 pub fn methods() -> Vec<Method> {
     vec![
@@ -105,6 +108,8 @@ struct RtStatus {
     loops: Vec<LoopView>,
     buses: Vec<BusView>,
     devices: Vec<PhaseView>,
+    /// The GPIO lines; none on a robot without.
+    lines: Option<LinesView>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -423,6 +428,7 @@ fn status(call: &Call) -> RtStatus {
                 .collect()
         }),
         devices: plane.devices().iter().map(phase_view).collect(),
+        lines: stats.and_then(|block| LinesView::of(welcome, base.block(), block)),
     }
 }
 
