@@ -9,6 +9,7 @@
 //! What kairod promises about safety is nothing: the real-time plane checks every command itself
 //! and lets leases end when kairod dies.
 
+mod audit;
 mod cancellation;
 mod claim;
 mod connection;
