@@ -65,7 +65,7 @@ impl Daemon {
         match grant_file.as_ref().map(GrantFile::load) {
             Some(Ok(grants)) => table.restore(grants),
             // No grant is the closed state; the operator sees it in permission.list.
-            Some(Err(trouble)) => eprintln!("kairod: no grants: {trouble}"),
+            Some(Err(trouble)) => say!("kairod: no grants: {trouble}"),
             None => {}
         }
         Self {
