@@ -15,6 +15,7 @@ pub mod hosted;
 pub mod image;
 pub mod kernel;
 pub mod latency;
+pub mod monotonic;
 pub mod needs;
 pub mod paths;
 pub mod plot;

@@ -15,10 +15,11 @@ use kairo_record::tap::Tap;
 use crate::bringup::thread::ThreadPlan;
 use crate::bus_loop::{BusLoop, BusParts, BusSeat};
 use crate::bus_supervisor::{BusSupervisor, PortPath, ServoPlan};
+use crate::config::blocks::Read;
 use crate::config::{DeviceConfig, OverrunPolicy, RobotConfig};
-use crate::control_loop::{ControlLoop, Guard, LoopParts, SeatParts};
+use crate::control_loop::{ControlLoop, Crossings, Guard, LoopParts, SeatParts};
 use crate::device::Device;
-use crate::exchange::{LoopSide, pair};
+use crate::exchange::{LoopSide, crossing, pair};
 use crate::link_server::{DeviceRoute, LoopPort};
 use crate::order::{EVENTS_MAX, ORDERS_MAX};
 use crate::periodic::Terms;
@@ -68,6 +69,7 @@ pub fn assemble(
     taps: Vec<Tap>,
 ) -> Assembly {
     let mut taps = taps.into_iter();
+    let mut crossings = crossings_of(robot).into_iter();
     let mut made = Assembly {
         loops: Vec::new(),
         buses: Vec::new(),
@@ -109,6 +111,7 @@ pub fn assemble(
             shared: Arc::clone(shared),
             tap: taps.next().unwrap_or_else(Tap::off),
             blocks: robot.blocks[index].clone(),
+            crossings: crossings.next().unwrap_or_default(),
             seats: made.routes.iter().map(|route| route.seat).collect(),
         });
         let terms = Terms {
@@ -125,6 +128,22 @@ pub fn assemble(
         made.loops.push((control_loop, terms));
     }
     made
+}
+
+/// The wires between loops, by loop.
+fn crossings_of(robot: &RobotConfig) -> Vec<Crossings> {
+    let mut ends: Vec<Crossings> = robot.loops.iter().map(|_| Crossings::default()).collect();
+    for (index, inside) in robot.blocks.iter().enumerate() {
+        for read in &inside.reads {
+            if let Read::Crossing(from) = read {
+                let (writer, reader) = crossing();
+                ends[index].readers.push(reader);
+                let sink = (from.from_node, from.from_port, writer);
+                ends[from.from_loop].writers.push(sink);
+            }
+        }
+    }
+    ends
 }
 
 fn plan(name: &str, priority: u8, core: Option<usize>) -> ThreadPlan {

@@ -46,7 +46,39 @@ const GOALS_BEFORE_TORQUE: u8 = 3;
 const TORQUE_CHECK_CYCLES: u32 = 25;
 /// Read-backs in a row that must find a servo limp: a damaged packet can look right once.
 const LIMP_READS: u8 = 2;
+/// Cycles in a row in which a servo must have answered in time before a read-back counts against
+/// it. A reply says nothing of which request it answers: where the wire, its adapter or we were
+/// late, one from before the switch may come now, and a late thread is no lost torque. Each request
+/// discards what came before it, so a few cycles in step leave none behind.
+const IN_STEP_CYCLES: u8 = 10;
 const _: () = assert!(MAX_SERVOS == kairo_link::stats::MAX_SERVOS);
+
+/// What is known of a servo's torque switch from its replies.
+#[derive(Clone, Copy, Debug, Default)]
+struct LimpWatch {
+    /// Read-backs in a row that found it limp against its orders.
+    reads: u8,
+    /// Cycles in a row with a reply in time, damaged or not; as many as matter.
+    in_step: u8,
+}
+
+impl LimpWatch {
+    /// Takes a cycle's reply in, and how it says the switch stands if it was asked. `ordered`: on,
+    /// a while ago. Returns how often in a row the servo was found limp. rt-safe.
+    fn look(&mut self, outcome: ServoOutcome, on: Option<bool>, ordered: bool) -> u8 {
+        self.in_step = match outcome {
+            ServoOutcome::Timeout => 0,
+            _ => self.in_step.saturating_add(1).min(IN_STEP_CYCLES),
+        };
+        self.reads = match on {
+            Some(false) if ordered && self.in_step < IN_STEP_CYCLES => self.reads,
+            Some(false) if ordered => self.reads.saturating_add(1),
+            Some(_) => 0,
+            None => self.reads,
+        };
+        self.reads
+    }
+}
 
 /// A device's part of a bus.
 #[derive(Debug)]
@@ -144,8 +176,7 @@ pub struct BusLoop {
     silent_cycles: u32,
     /// Cycles until the next read-back of the torque switches.
     torque_check_in: u32,
-    /// Read-backs in a row that found the servo limp against its orders.
-    limp_reads: [u8; MAX_SERVOS],
+    limp: [LimpWatch; MAX_SERVOS],
     samples: [ServoSample; MAX_SERVOS],
     counted: [ServoCounters; MAX_SERVOS],
     counted_garbage: u64,
@@ -162,7 +193,7 @@ impl BusLoop {
             generation: 0,
             silent_cycles: 0,
             torque_check_in: TORQUE_CHECK_CYCLES,
-            limp_reads: [0; MAX_SERVOS],
+            limp: [LimpWatch::default(); MAX_SERVOS],
             samples: [ServoSample::default(); MAX_SERVOS],
             counted: [ServoCounters::default(); MAX_SERVOS],
             counted_garbage: 0,
@@ -193,7 +224,7 @@ impl BusLoop {
         self.generation += 1;
         self.silent_cycles = 0;
         self.torque_check_in = TORQUE_CHECK_CYCLES;
-        self.limp_reads = [0; MAX_SERVOS];
+        self.limp = [LimpWatch::default(); MAX_SERVOS];
         for (counted, id) in self.counted.iter_mut().zip(&self.parts.ids) {
             *counted = line.servo_counters(*id).unwrap_or_default();
         }
@@ -305,24 +336,24 @@ impl BusLoop {
         for seat in &mut self.parts.seats {
             let all = seat.first..seat.first + seat.maps.len();
             let ordered = seat.torque_sent == Some(true) && seat.torque_repeats == 0;
-            let mut any_on = false;
+            let (mut any_on, mut any_off) = (false, false);
             let samples = self.samples[all.clone()].iter();
-            for (joint, (sample, reads)) in samples.zip(&mut self.limp_reads[all]).enumerate() {
+            for (joint, (sample, watch)) in samples.zip(&mut self.limp[all]).enumerate() {
                 any_on |= sample.is_torque_enabled() == Some(true);
-                *reads = match sample.is_torque_enabled() {
-                    Some(false) if ordered => reads.saturating_add(1),
-                    Some(_) => 0,
-                    None => *reads,
-                };
-                if *reads >= LIMP_READS && most < LIMP_READS {
+                any_off |= sample.is_torque_enabled() == Some(false);
+                let reads = watch.look(sample.outcome, sample.is_torque_enabled(), ordered);
+                if reads >= LIMP_READS && most < LIMP_READS {
                     // Once a connection, which ends by it.
                     seat.feedback.torque_losses += 1;
                     seat.feedback.limp_joint = joint as u64;
                 }
-                most = most.max(*reads);
+                most = most.max(reads);
             }
             if any_on {
+                seat.feedback.torque_seen = Feedback::SOME_ON;
                 seat.found_under_torque();
+            } else if any_off {
+                seat.feedback.torque_seen = Feedback::ALL_OFF;
             }
         }
         // A first suspicion is checked at once.

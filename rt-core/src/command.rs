@@ -18,7 +18,7 @@ use clap::Parser;
 use kairo_blocks::graph::Wire;
 use kairo_blocks::registry::Registry;
 
-use crate::config::blocks::{LoopBlocks, Read, Signal};
+use crate::config::blocks::{Crossing, LoopBlocks, Read, Signal, closes_circle};
 use crate::config::{self, RobotConfig, traffic_of};
 use crate::daemon::{self, Options};
 use crate::replay::{Request, replay};
@@ -246,7 +246,37 @@ fn summary(robot: &RobotConfig) -> String {
     for (inside, config) in robot.blocks.iter().zip(&robot.loops) {
         schedule(robot, inside, &config.name, &mut text);
     }
+    for (index, inside) in robot.blocks.iter().enumerate() {
+        for read in &inside.reads {
+            if let Read::Crossing(crossing) = read {
+                line!(text, "{}", crossed(robot, index, crossing));
+            }
+        }
+    }
     text
+}
+
+/// A wire between loops, in words.
+fn crossed(robot: &RobotConfig, control_loop: usize, crossing: &Crossing) -> String {
+    let (from, to) = (&robot.loops[crossing.from_loop], &robot.loops[control_loop]);
+    let nodes = |index: usize| &robot.blocks[index].graph.nodes;
+    let source = &nodes(crossing.from_loop)[crossing.from_node];
+    let circle = if closes_circle(&robot.blocks, control_loop, crossing) {
+        ", in a circle that only this delay keeps apart"
+    } else {
+        ""
+    };
+    format!(
+        "wire {}.{} of loop {} to {} of loop {}: the newest value, up to {} us behind and at most \
+         {} ms old{circle}",
+        source.name,
+        source.design.outputs[crossing.from_port].name,
+        from.name,
+        nodes(control_loop)[crossing.node].name,
+        to.name,
+        from.period_us,
+        crossing.age_max_ms
+    )
 }
 
 /// The blocks of a loop in the order they run, each with its wires.
@@ -293,6 +323,13 @@ fn source(robot: &RobotConfig, inside: &LoopBlocks, wire: Wire) -> String {
         }
         Wire::External(number) => match inside.reads[number] {
             Read::Following { device } => format!("{}.following", robot.devices[device].name),
+            Read::Crossing(from) => {
+                let block = &robot.blocks[from.from_loop].graph.nodes[from.from_node];
+                format!(
+                    "{}.{}",
+                    block.name, block.design.outputs[from.from_port].name
+                )
+            }
             Read::Joint {
                 device,
                 joint: number,
@@ -318,13 +355,27 @@ fn dot(robot: &RobotConfig) -> String {
                 block.kind
             );
             for (port, wire) in block.design.inputs.iter().zip(&block.wires) {
-                let from = match wire {
-                    Wire::Output { node, .. } => inside.graph.nodes[*node].name.clone(),
-                    other => source(robot, inside, *other),
+                let crossing = match wire {
+                    Wire::External(number) => match inside.reads[*number] {
+                        Read::Crossing(crossing) => Some(crossing),
+                        _ => None,
+                    },
+                    _ => None,
                 };
+                let from = match (wire, crossing) {
+                    (_, Some(from)) => {
+                        let nodes = &robot.blocks[from.from_loop].graph.nodes;
+                        nodes[from.from_node].name.clone()
+                    }
+                    (Wire::Output { node, .. }, _) => inside.graph.nodes[*node].name.clone(),
+                    (other, _) => source(robot, inside, *other),
+                };
+                let style = crossing.map_or_else(String::new, |crossing| {
+                    format!(" (at most {} ms old)\" style=\"dashed", crossing.age_max_ms)
+                });
                 line!(
                     text,
-                    "  \"{from}\" -> \"{}\" [label=\"{}\"];",
+                    "  \"{from}\" -> \"{}\" [label=\"{}{style}\"];",
                     block.name,
                     port.name
                 );

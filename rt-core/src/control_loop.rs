@@ -45,6 +45,7 @@ use crate::wake::Wake;
 use block_stage::{BlockStage, Origin};
 use seat::Seat;
 
+pub use block_stage::Crossings;
 pub use failsafe::Guard;
 pub use seat::SeatParts;
 
@@ -101,6 +102,8 @@ pub struct LoopParts {
     pub tap: Tap,
     /// Its control blocks.
     pub blocks: LoopBlocks,
+    /// Their wires from and to other loops.
+    pub crossings: Crossings,
     /// Where each device of the robot sits, by its index; of use for this loop's devices only.
     pub seats: Vec<usize>,
 }
@@ -127,7 +130,7 @@ impl ControlLoop {
             stopping: false,
             tap: parts.tap,
             keyframe_due: true,
-            blocks: BlockStage::new(&parts.blocks, &parts.seats, room),
+            blocks: BlockStage::new(&parts.blocks, &parts.seats, parts.crossings, room),
             block_failed: false,
         }
     }
@@ -285,7 +288,7 @@ impl ControlLoop {
         if self.block_failed {
             return false;
         }
-        let Some(report) = blocks.run(&mut self.tap, &mut self.seats) else {
+        let Some(report) = blocks.run(&mut self.tap, &mut self.seats, period.woke) else {
             return false;
         };
         self.block_failed = true;

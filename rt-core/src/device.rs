@@ -436,6 +436,19 @@ impl Device {
         }
     }
 
+    /// Whether the servos are under torque, as far as anybody knows: told to be; or left alone and
+    /// found to be, or not looked at yet on this connection; or they were when they were lost. What
+    /// may hold, or may move a hand away, must not be called limp.
+    fn is_under_torque(&self) -> bool {
+        let seen = self.feedback.torque_seen;
+        match (self.torque_goal(), self.present) {
+            (Goals::ON, _) => true,
+            (Goals::OFF, _) => false,
+            (_, true) => seen != Feedback::ALL_OFF,
+            (_, false) => self.had_torque || seen == Feedback::SOME_ON,
+        }
+    }
+
     /// What the servos shall do. rt-safe.
     pub fn goals(&self) -> Goals {
         Goals {
@@ -485,7 +498,7 @@ impl Device {
             moving: u32::from(self.is_moving()),
             fault: fault.map_or(Cause::None, |fault| fault.cause) as u32,
             fault_joint: fault.map_or(0, |fault| fault.joint as u32),
-            torque: u32::from(self.torque_goal() == Goals::ON),
+            torque: u32::from(self.is_under_torque()),
             inhibited: inhibited as u32,
             joints,
         }

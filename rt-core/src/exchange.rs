@@ -71,11 +71,21 @@ pub struct Feedback {
     pub torque_losses: u64,
     /// The joint that was, the last time.
     pub limp_joint: u64,
+    /// What the torque switches were read back as: [`Feedback::ALL_OFF`], [`Feedback::SOME_ON`], or
+    /// zero before the first read-back of this connection.
+    pub torque_seen: u64,
     /// The joints, in command order.
     pub joints: [JointFeedback; MAX_JOINTS],
 }
 // SAFETY: u64, pairs of u32 and f64 only, repr(C), no padding, every bit pattern valid.
 unsafe impl Pod for Feedback {}
+
+impl Feedback {
+    /// Every servo that was read back is limp.
+    pub const ALL_OFF: u64 = 1;
+    /// A servo is under torque.
+    pub const SOME_ON: u64 = 2;
+}
 
 /// The loop's ends of a device's pair.
 #[derive(Debug)]
@@ -93,6 +103,23 @@ pub struct BusSide {
     pub feedback: Writer<Feedback>,
     /// Where the newest goals come from.
     pub goals: Reader<Goals>,
+}
+
+/// A value of a wire between two loops.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub struct Sample {
+    /// The value.
+    pub value: f64,
+    /// The time of the tick that gave it, CLOCK_MONOTONIC ns.
+    pub given_ns: u64,
+}
+// SAFETY: f64 and u64, repr(C), no padding, every bit pattern valid.
+unsafe impl Pod for Sample {}
+
+/// A fresh wire between two loops. setup-only.
+pub fn crossing() -> (Writer<Sample>, Reader<Sample>) {
+    buffer()
 }
 
 /// A fresh pair of buffers. setup-only.

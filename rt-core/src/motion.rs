@@ -327,20 +327,21 @@ fn settled(next: MotionState, aim: Aim) -> MotionState {
 /// state this was true of stays within them too.
 fn can_stop_from(next: MotionState, now: MotionState, limits: &JointLimits) -> bool {
     let jerk = limits.jerk_max_rad_s3;
-    let fastest = limits
-        .velocity_max_rad_s
+    let fastest = (limits.velocity_max_rad_s + ROUNDING)
         .max(now.velocity_rad_s.abs())
         .max(now.coasting(jerk).abs());
     let peak = next.velocity_rad_s.abs().max(next.coasting(jerk).abs());
-    if peak > fastest + ROUNDING {
+    if peak > fastest {
         return false;
     }
     let (low, high) = reach(next, limits);
     let inside = low >= limits.position_min_rad && high <= limits.position_max_rad;
     inside || {
         let (lowest, highest) = reach(now, limits);
-        low >= limits.position_min_rad.min(lowest) - ROUNDING
-            && high <= limits.position_max_rad.max(highest) + ROUNDING
+        // Room for rounding beyond the limits only: beyond what was reached before it would add up,
+        // and a pace too gentle to brake would creep on for ever.
+        low >= lowest.min(limits.position_min_rad - ROUNDING)
+            && high <= highest.max(limits.position_max_rad + ROUNDING)
     }
 }
 

@@ -23,7 +23,7 @@ use kairo_record::recorded;
 use kairo_record::state::{Malformed, Sink, Source, State, join};
 use kairo_record::tap::Entry;
 
-use crate::exchange::{Feedback, Goals, JointFeedback};
+use crate::exchange::{Feedback, Goals, JointFeedback, Sample};
 use crate::order::{LeaseChannel, Order};
 use crate::periodic::Period;
 
@@ -49,6 +49,8 @@ pub mod tag {
     /// Input: a block whose time ran out, as a word of the statistics. Time is no function of what
     /// a block is given; everything else that it does is.
     pub const BLOCK_TIMEOUT: u16 = 11;
+    /// Input: a new value from another loop; the index is that of what blocks of this loop read.
+    pub const CROSSING: u16 = 12;
     /// Output: goals for a device.
     pub const GOALS: u16 = 32;
     /// Output: an answer to a command, or a notice.
@@ -317,7 +319,7 @@ impl From<&DeviceState> for Outcome {
             moving,
             fault,
             fault_joint,
-            // In the goals.
+            // Of goals and feedback.
             torque: _,
             inhibited,
             joints,
@@ -325,7 +327,7 @@ impl From<&DeviceState> for Outcome {
         let target_rad = joints.map(|joint| {
             let JointState {
                 target_rad,
-                // In the goals.
+                // Of goals and feedback.
                 setpoint_rad: _,
                 // In the feedback.
                 position_rad: _,
@@ -388,6 +390,8 @@ recorded!(Outcome {
     target_rad: [f64; MAX_JOINTS],
 } fixed {});
 
+recorded!(Sample { value: f64, given_ns: u64 } fixed {});
+
 recorded!(Goals {
     generation: u64,
     torque: u64,
@@ -411,6 +415,7 @@ recorded!(Feedback {
     bus_up: u64,
     torque_losses: u64,
     limp_joint: u64,
+    torque_seen: u64,
     joints: [JointFeedback; MAX_JOINTS],
 } fixed {});
 
@@ -426,6 +431,7 @@ pub fn entries() -> Vec<EntryHeader> {
         describe::<bool>(tag::REPLY_CORRUPT, "reply_corrupt", "device"),
         describe::<RobotFlags>(tag::SAFETY, "safety", "loop"),
         describe::<u64>(tag::BLOCK_TIMEOUT, "block_timeout", "loop"),
+        describe::<Sample>(tag::CROSSING, "crossing", "read"),
         describe::<Goals>(tag::GOALS, "goals", "device"),
         describe::<Reply>(tag::REPLY, "reply", "device"),
         describe::<Outcome>(tag::OUTCOME, "outcome", "device"),
@@ -465,7 +471,7 @@ mod tests {
             assert!(!later.iter().any(twice), "{entry:?}");
         }
         let feedback = &entries[4];
-        assert_eq!(feedback.words[4], "joints[0].position_rad:f64");
+        assert_eq!(feedback.words[5], "joints[0].position_rad:f64");
         assert_eq!(entries[2].words, ["value:u64"]);
     }
 

@@ -428,10 +428,20 @@ fn a_servo_that_loses_its_torque_again_is_not_switched_on_again() {
     });
     assert!(!robot.arm.is_under_torque());
     let mut lease = plane.open_lease();
-    let command = lease.command(HOME, TTL_MS);
-    assert_eq!(lease.verdict(&command), Verdict::Faulted);
-    let reset = lease.reset();
-    assert_eq!(lease.verdict(&reset), Verdict::Accepted);
+    // A limp arm that is not heard for some cycles, as on a starved machine, is a lost bus to
+    // whoever commands it just then.
+    let mut heard = |reset: bool| {
+        eventually("the arm is heard", || {
+            let command = match reset {
+                true => lease.reset(),
+                false => lease.command(HOME, TTL_MS),
+            };
+            let verdict = lease.verdict(&command);
+            (verdict != Verdict::BusLost).then_some(verdict)
+        })
+    };
+    assert_eq!(heard(false), Verdict::Faulted);
+    assert_eq!(heard(true), Verdict::Accepted);
     plane.stream(&mut lease, HOME, |state| {
         has_arrived(state, &HOME, NEAR_RAD)
     });

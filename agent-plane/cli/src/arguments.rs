@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kairo_audit::Anchor;
 
 use crate::intent::IntentCommand;
 use crate::permission::PermissionCommand;
@@ -79,12 +80,14 @@ pub enum Command {
         command: ConfigCommand,
     },
     /// Calls any method of the kernel and prints its result.
-    Call {
-        /// The method, such as device.list; kernel.introspect lists all.
-        method: String,
-        /// Its parameters, a JSON object.
-        #[arg(default_value = "{}")]
-        params: String,
+    Call(CallOptions),
+    /// Prints a script that lets a shell complete this command's words.
+    ///
+    /// bash: `source <(kairo completion bash)`; zsh: `source <(kairo completion zsh)`; fish:
+    /// `kairo completion fish | source`. Put it in the shell's start-up file to keep it.
+    Completion {
+        /// The shell.
+        shell: Shell,
     },
     /// Shows and exports what the flight recorder kept.
     Record {
@@ -94,8 +97,38 @@ pub enum Command {
     },
     /// Replays a record through kairo-rt and compares every output, bit for bit.
     Replay(ReplayOptions),
+    /// Shows and verifies who did what, from the files of the audit log.
+    Audit {
+        /// The verb.
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
     /// Prints events as they happen.
     Events(EventOptions),
+}
+
+/// Options of `call`.
+#[derive(Debug, Args)]
+pub struct CallOptions {
+    /// The method, such as device.list; kernel.introspect lists all.
+    pub method: String,
+    /// Its parameters, a JSON object; `-` reads it from standard input.
+    #[arg(default_value = "{}")]
+    pub params: String,
+    /// Makes a repeated call take effect once: the same key gives the first one's result.
+    #[arg(long, value_name = "KEY")]
+    pub idempotency_key: Option<String>,
+}
+
+/// Shells that completion is made for.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Shell {
+    /// Bash.
+    Bash,
+    /// Z shell.
+    Zsh,
+    /// Fish.
+    Fish,
 }
 
 /// Verbs of `device`.
@@ -259,6 +292,71 @@ pub struct ReplayOptions {
     /// Stop after this tick.
     #[arg(long, value_name = "TICK")]
     pub to: Option<u64>,
+}
+
+/// Verbs of `audit`.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Lists records.
+    List(AuditListOptions),
+    /// Finds every edit, deletion, insertion and truncation. Exit status 1 when there is one.
+    Verify(AuditVerifyOptions),
+    /// Prints where the log ends, NUMBER:HASH, for keeping elsewhere.
+    Checkpoint {
+        /// Where the log is.
+        #[command(flatten)]
+        place: AuditPlace,
+    },
+}
+
+/// Where an audit log is.
+#[derive(Debug, Args)]
+pub struct AuditPlace {
+    /// The log's directory; `audit` in the state directory if absent.
+    #[arg(value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+    /// kairod's state directory.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "KAIRO_STATE_DIR",
+        default_value = "/var/lib/kairo"
+    )]
+    pub state_dir: PathBuf,
+}
+
+/// Options of `audit list`.
+#[derive(Debug, Args)]
+pub struct AuditListOptions {
+    /// Where the log is.
+    #[command(flatten)]
+    pub place: AuditPlace,
+    /// Only records with higher numbers.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub after: u64,
+    /// Stop after so many.
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+    /// Only entries of this method; `device.*` is all of a namespace.
+    #[arg(long, value_name = "METHOD")]
+    pub method: Option<String>,
+}
+
+/// Options of `audit verify`.
+#[derive(Debug, Args)]
+pub struct AuditVerifyOptions {
+    /// Where the log is.
+    #[command(flatten)]
+    pub place: AuditPlace,
+    /// Hold signatures against this copy of audit.pub.
+    #[arg(long, value_name = "FILE")]
+    pub public_key: Option<PathBuf>,
+    /// This record, NUMBER:HASH or HASH, must be in the log.
+    #[arg(long, value_name = "ANCHOR")]
+    pub expect_head: Option<Anchor>,
+    /// So must this one, and damage before it is left out.
+    #[arg(long, value_name = "ANCHOR")]
+    pub since: Option<Anchor>,
 }
 
 /// Options of `events`.

@@ -1,13 +1,15 @@
 //! Calling methods.
 
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use kairo_wire::Client;
 use kairo_wire::endpoint::Endpoint;
+use kairo_wire::{Client, Meta};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::Value;
 
+use crate::arguments::CallOptions;
 use crate::failure::Failure;
 use crate::terminal::Terminal;
 
@@ -46,19 +48,47 @@ impl<'client> Session<'client> {
     }
 }
 
+/// Longest parameters that are read from standard input, bytes. The protocol's limit is a mebibyte
+/// of MsgPack, which is never longer than twice that as JSON but for escapes.
+const STDIN_BYTES_MAX: u64 = 4 << 20;
+
 /// `kairo call`.
 pub fn raw(
     session: &mut Session<'_>,
     terminal: &Terminal,
-    method: &str,
-    params: &str,
+    options: &CallOptions,
 ) -> Result<(), Failure> {
-    let params: Value = serde_json::from_str(params)
+    let text = match options.params.as_str() {
+        "-" => standard_input()?,
+        text => text.to_string(),
+    };
+    let params: Value = serde_json::from_str(&text)
         .map_err(|error| Failure::Usage(format!("the parameters are not JSON: {error}")))?;
     if !params.is_object() {
         let text = "the parameters must be a JSON object, such as '{\"device\": \"arm\"}'";
         return Err(Failure::Usage(text.into()));
     }
-    let result = session.call(method, params)?;
+    let meta = Meta {
+        // The kernel need not go on once nobody waits any more.
+        deadline_ms: u64::try_from(session.timeout.as_millis()).ok(),
+        idempotency_key: options.idempotency_key.clone(),
+        ..Meta::default()
+    };
+    let timeout = session.timeout;
+    let client = &mut session.client;
+    let result: Value = client.call_with_meta(&options.method, params, Some(meta), timeout)?;
     terminal.json_page(&result)
+}
+
+fn standard_input() -> Result<String, Failure> {
+    let mut text = String::new();
+    std::io::stdin()
+        .take(STDIN_BYTES_MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| Failure::Usage(format!("standard input cannot be read: {error}")))?;
+    if text.len() as u64 > STDIN_BYTES_MAX {
+        let text = format!("standard input has more than {STDIN_BYTES_MAX} bytes of parameters");
+        return Err(Failure::Usage(text));
+    }
+    Ok(text)
 }

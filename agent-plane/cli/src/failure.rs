@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use kairo_wire::{ClientError, ErrorCode};
+use serde_json::{Value, json};
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,21 @@ impl Failure {
             Self::Client(error) => ExitCode::from(error.refusal().map_or(1, status_of)),
             _ => ExitCode::from(1),
         }
+    }
+
+    /// The failure for programs: `{error: {message, …}}`, with the protocol's names where the
+    /// kernel refused.
+    pub fn json(&self) -> Value {
+        let mut error = match self {
+            Self::Client(ClientError::Refused(info)) => {
+                serde_json::to_value(info).unwrap_or_default()
+            }
+            other => json!({"message": other.to_string()}),
+        };
+        if let Some(hint) = self.hint() {
+            error["hint"] = hint.into();
+        }
+        json!({"error": error})
     }
 
     /// The next thing to try, where the message does not say it already.

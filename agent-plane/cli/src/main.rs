@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod audit;
 mod call;
+mod completion;
 mod config_check;
 mod cyclictest;
 mod device;
@@ -33,7 +35,8 @@ use kairo_wire::Client;
 use kairo_wire::endpoint::Endpoint;
 
 use crate::arguments::{
-    Arguments, Command, ConfigCommand, DeviceCommand, FailsafeCommand, RecordCommand, RtCommand,
+    Arguments, AuditCommand, Command, ConfigCommand, DeviceCommand, FailsafeCommand, RecordCommand,
+    RtCommand,
 };
 use crate::failure::Failure;
 use crate::terminal::Terminal;
@@ -79,7 +82,7 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
     let mut session = call::Session::new(&mut client, arguments.timeout);
     match &arguments.command {
         Command::Status => status::show(&mut session, terminal),
-        Command::Call { method, params } => call::raw(&mut session, terminal, method, params),
+        Command::Call(options) => call::raw(&mut session, terminal, options),
         Command::Run(options) => run::run(&mut session, &endpoint, options),
         Command::Intent { command } => intent::intent(&mut session, terminal, command),
         Command::Permission { command } => permission::permission(&mut session, terminal, command),
@@ -100,6 +103,8 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
         Command::Failsafe { .. }
         | Command::Record { .. }
         | Command::Replay(_)
+        | Command::Audit { .. }
+        | Command::Completion { .. }
         | Command::Doctor(_)
         | Command::Config { .. } => Ok(()),
         Command::Rt { command } => match command {
@@ -127,6 +132,12 @@ fn without_kernel(arguments: &Arguments, terminal: &Terminal) -> Option<Result<(
             RecordCommand::Export(options) => record::export(terminal, options),
         }),
         Command::Replay(options) => Some(record::replay(terminal, options)),
+        Command::Audit { command } => Some(match command {
+            AuditCommand::List(options) => audit::list(terminal, options),
+            AuditCommand::Verify(options) => audit::verify(terminal, options),
+            AuditCommand::Checkpoint { place } => audit::checkpoint(terminal, place),
+        }),
+        Command::Completion { shell } => Some(completion::print(terminal, *shell)),
         Command::Failsafe { command } => match command {
             FailsafeCommand::List(options) => Some(failsafe::list(terminal, options)),
             FailsafeCommand::Simulate(options) => Some(failsafe::simulate(terminal, options)),

@@ -93,10 +93,18 @@ impl Terminal {
         Ok(())
     }
 
-    /// Prints a failure, and what to do, to standard error.
+    /// Says something that is no failure, on standard error.
+    pub fn warn(&self, text: &str) {
+        // Nowhere is left to say that this failed.
+        let _ = writeln!(std::io::stderr(), "kairo: {text}");
+    }
+
+    /// Prints a failure, and what to do, to standard error; one line of JSON if JSON was asked for.
     pub fn report(&self, failure: &Failure) {
         let mut text = format!("kairo: {failure}");
-        if let Some(hint) = failure.hint() {
+        if self.json {
+            text = failure.json().to_string();
+        } else if let Some(hint) = failure.hint() {
             text.push_str("\n       ");
             text.push_str(hint);
         }

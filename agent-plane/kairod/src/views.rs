@@ -196,7 +196,8 @@ pub struct Sample {
     pub phase_since_tick: u64,
     /// Whether the setpoint moves.
     pub moving: bool,
-    /// Whether the servos are told to be under torque.
+    /// Whether the servos are under torque, or may be: told to be, or left as they are and not
+    /// found limp, or they were when their bus was lost.
     pub torque: bool,
     /// The latched fault's cause; none without one.
     pub fault: Option<&'static str>,

@@ -233,6 +233,28 @@ class Inherited(unittest.TestCase):
             self.assertEqual(kernel.connections, 1)
 
 
+    def test_a_claim_that_was_handed_over_is_used_with_its_epoch(self) -> None:
+        program = (
+            "import kairo\n"
+            "with kairo.Client() as client, client.inherited_claim() as arm:\n"
+            "    print(arm.device, arm.epoch); arm.stop()\n"
+        )
+        with Kernel(claims) as kernel, socket.socket(socket.AF_UNIX) as stream:
+            stream.connect(kernel.path)
+            number = stream.fileno()
+            handed = dict(os.environ, KAIRO_IPC_FD=str(number))
+            handed.update(KAIRO_CLAIM_DEVICE="arm", KAIRO_CLAIM_EPOCH="9")
+            output = subprocess.run(
+                [sys.executable, "-c", program], pass_fds=[number], stdout=subprocess.PIPE,
+                env=handed, timeout=PATIENCE_S, check=True,
+            )
+            self.assertEqual(output.stdout.split(), [b"arm", b"9"])
+            self.assertEqual(kernel.methods(), ["device.send", "device.release"])
+            self.assertEqual(kernel.requests[0]["params"]["epoch"], 9)
+            with kairo.Client(kernel.path) as client, self.assertRaises(kairo.EndpointError):
+                client.inherited_claim()
+
+
 def with_client(
     answer: Callable[[Request], Any],
     body: Callable[[Kernel, kairo.aio.Client], Awaitable[None]],
@@ -290,6 +312,19 @@ class Asyncio(unittest.TestCase):
 
         with_client(lambda request: SILENCE if request["method"] == "slow" else request["method"],
                     body)
+
+    def test_no_cancellation_is_lost_whenever_it_comes(self) -> None:
+        async def body(kernel: Kernel, client: kairo.aio.Client) -> None:
+            await client.open()
+            for turns in range(8):
+                call = asyncio.ensure_future(client.call("slow"))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                call.cancel()
+                with self.assertRaises(asyncio.CancelledError):
+                    await call
+
+        with_client(lambda _: SILENCE, body)
 
     def test_a_claim_carries_its_epoch_and_is_released_at_the_end(self) -> None:
         async def body(kernel: Kernel, client: kairo.aio.Client) -> None:

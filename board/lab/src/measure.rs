@@ -33,7 +33,7 @@ pub struct Plan {
     /// The robot; with the arm, cyclictest is left out.
     #[arg(long, default_value = "bare")]
     robot: Robot,
-    /// Length of a window.
+    /// Length of a window; one of the idle machine is ten times as long.
     #[arg(long, default_value_t = 2)]
     seconds: u64,
     /// Windows of each.
@@ -82,7 +82,7 @@ pub fn run(plan: &Plan) -> anyhow::Result<Value> {
         true => Resolution::Microseconds,
         false => Resolution::Nanoseconds,
     };
-    let duration = Duration::from_secs(plan.seconds);
+    let duration = Duration::from_secs(plan.seconds * plan.load.patience());
     let side = Side {
         plan,
         timing,
@@ -96,7 +96,7 @@ pub fn run(plan: &Plan) -> anyhow::Result<Value> {
     }
     Ok(json!({
         "load": plan.load.name(),
-        "arguments": reference::arguments(timing, duration, resolution),
+        "arguments": reference::arguments(timing, Some(duration), resolution),
         "rounds": rounds,
     }))
 }
@@ -134,16 +134,7 @@ impl Side<'_> {
 
     fn ours(&self) -> anyhow::Result<Value> {
         let plane = Plane::start(self.plan.robot, self.config)?;
-        let trouble = Trouble::begin(self.plan.load)?;
-        let kills = match self.plan.load {
-            Load::KairodKill => kill_kairod(&plane, self.plan.kills)?,
-            _ => {
-                std::thread::sleep(self.duration);
-                Value::Null
-            }
-        };
-        let proof = troubles::proof(trouble.as_ref());
-        trouble.map_or(Ok(()), Trouble::end)?;
+        let (kills, proof) = self.trouble(|| plane.skipped())?;
         let mut account = plane.account();
         account["kills"] = kills;
         account["trouble"] = proof;
@@ -151,15 +142,45 @@ impl Side<'_> {
         Ok(account)
     }
 
-    /// Null for the arm, which cyclictest has nothing to be compared with.
+    /// Lives through the window with the trouble that the load is, if it is one: what is said of
+    /// the kills, and of the trouble.
+    fn trouble(&self, skipped: impl Fn() -> u64) -> anyhow::Result<(Value, Value)> {
+        let trouble = Trouble::begin(self.plan.load)?;
+        let kills = match self.plan.load {
+            Load::KairodKill => kill_kairod(skipped, self.plan.kills)?,
+            _ => {
+                std::thread::sleep(self.duration);
+                Value::Null
+            }
+        };
+        let proof = troubles::proof(trouble.as_ref());
+        trouble.map_or(Ok(()), Trouble::end)?;
+        Ok((kills, proof))
+    }
+
+    /// Null for the arm, which cyclictest has nothing to be compared with. It lives through the
+    /// same trouble as kairo-rt.
     fn theirs(&self) -> anyhow::Result<Value> {
         if self.plan.robot == Robot::Arm {
             return Ok(Value::Null);
         }
-        let window = reference::measure(self.timing, self.duration, self.resolution)?;
-        let lateness = distribution(&window.lateness);
-        Ok(json!({"cycles": window.cycles, "lateness": lateness}))
+        let (timing, resolution) = (self.timing, self.resolution);
+        if !self.plan.load.is_a_trouble() {
+            let window = reference::measure(timing, self.duration, resolution)?;
+            return Ok(said(&window, &Value::Null));
+        }
+        // cyclictest does not count what it skips.
+        let trouble = || self.trouble(|| 0);
+        let (window, (kills, proof)) = reference::measure_during(timing, resolution, trouble)?;
+        let trouble = if proof.is_null() { kills } else { proof };
+        Ok(said(&window, &trouble))
     }
+}
+
+/// cyclictest's window for the report.
+fn said(window: &reference::Window, trouble: &Value) -> Value {
+    let lateness = distribution(&window.lateness);
+    json!({"cycles": window.cycles, "lateness": lateness, "trouble": trouble})
 }
 
 /// A distribution for the report: exact maximum, and the filled buckets by their upper edges.
@@ -173,17 +194,17 @@ pub fn distribution(snapshot: &Snapshot) -> Value {
 
 /// Kills kairod as a crash would, again and again, each time when kairo-init has brought it back;
 /// says how many periods were skipped around each kill.
-fn kill_kairod(plane: &Plane, kills: usize) -> anyhow::Result<Value> {
+fn kill_kairod(skipped_so_far: impl Fn() -> u64, kills: usize) -> anyhow::Result<Value> {
     let mut skipped = Vec::new();
     for _ in 0..kills {
-        let before = plane.skipped();
+        let before = skipped_so_far();
         let pid = wait_for_kairod(None)?;
         std::thread::sleep(SETTLE);
         let kill = json!({"op": "signal", "service": "kairod", "signal": "KILL"});
         init_socket::request(&kill)?;
         wait_for_kairod(Some(pid))?;
         std::thread::sleep(SETTLE);
-        skipped.push(plane.skipped() - before);
+        skipped.push(skipped_so_far() - before);
     }
     Ok(json!({"skipped_around_each": skipped}))
 }

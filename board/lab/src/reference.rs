@@ -3,12 +3,14 @@
 //! is the same on both sides.
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use kairo_link::histogram::{Histogram, Snapshot};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::robot::{LAB_DIR, Timing};
@@ -20,6 +22,9 @@ const PHASE_US: u64 = 250;
 const HISTOGRAM_NS: u64 = 400_000;
 /// The same in whole µs: 40 ms.
 const HISTOGRAM_US: u64 = 40_000;
+
+/// From its start to its first wake-up, at most.
+const ALIGNED: Duration = Duration::from_millis(2250);
 
 /// The unit cyclictest counts in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +53,12 @@ pub struct Window {
     pub lateness: Snapshot,
 }
 
-/// The arguments it runs with.
-pub fn arguments(timing: Timing, duration: Duration, resolution: Resolution) -> Vec<String> {
+/// The arguments it runs with; without a duration it runs until it is interrupted.
+pub fn arguments(
+    timing: Timing,
+    duration: Option<Duration>,
+    resolution: Resolution,
+) -> Vec<String> {
     let Timing {
         period_us,
         priority,
@@ -59,10 +68,12 @@ pub fn arguments(timing: Timing, duration: Duration, resolution: Resolution) -> 
         Resolution::Nanoseconds => format!("--nsecs --histogram={HISTOGRAM_NS}"),
         Resolution::Microseconds => format!("--histogram={HISTOGRAM_US}"),
     };
-    let seconds = duration.as_secs().max(1);
+    let duration = duration.map_or(String::new(), |duration| {
+        format!("--duration={}", duration.as_secs().max(1))
+    });
     format!(
         "--quiet --threads=1 --mlockall --priority={priority} --affinity={core} \
-         --interval={period_us} --secaligned={PHASE_US} --duration={seconds} {histogram}"
+         --interval={period_us} --secaligned={PHASE_US} {duration} {histogram}"
     )
     .split_whitespace()
     .map(str::to_owned)
@@ -78,20 +89,56 @@ pub fn measure(
     duration: Duration,
     resolution: Resolution,
 ) -> anyhow::Result<Window> {
-    let result = Path::new(LAB_DIR).join("cyclictest.json");
+    let child = start(timing, Some(duration), resolution)?;
+    finish(child, resolution)
+}
+
+/// Runs it while `during` does something to the machine.
+///
+/// # Errors
+/// As [`measure`], and what `during` says.
+pub fn measure_during<T>(
+    timing: Timing,
+    resolution: Resolution,
+    during: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<(Window, T)> {
+    let child = start(timing, None, resolution)?;
+    let pid = Pid::from_raw(i32::try_from(child.id())?);
+    // Aligned to the second, its first wake-up is up to two seconds away.
+    std::thread::sleep(ALIGNED);
+    let done = during();
+    kill(pid, Signal::SIGINT)?;
+    let window = finish(child, resolution)?;
+    Ok((window, done?))
+}
+
+fn start(
+    timing: Timing,
+    duration: Option<Duration>,
+    resolution: Resolution,
+) -> anyhow::Result<Child> {
     let mut command = Command::new("/usr/bin/cyclictest");
     command
         .args(arguments(timing, duration, resolution))
-        .arg(format!("--json={}", result.display()))
+        .arg(format!("--json={}", result_file().display()))
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     session::join_on_start(&mut command, session::RT_CGROUP, None);
-    let status = command.status().context("cyclictest does not start")?;
+    command.spawn().context("cyclictest does not start")
+}
+
+fn finish(mut child: Child, resolution: Resolution) -> anyhow::Result<Window> {
+    let status = child.wait()?;
     ensure!(status.success(), "cyclictest ended with {status}");
+    let result = result_file();
     let text = fs::read_to_string(&result).with_context(|| result.display().to_string())?;
     let value: Value = serde_json::from_str(&text).context("cyclictest's result")?;
     understand(&value["thread"]["0"], resolution)
         .with_context(|| format!("cyclictest's result is not understood: {text}"))
+}
+
+fn result_file() -> PathBuf {
+    Path::new(LAB_DIR).join("cyclictest.json")
 }
 
 /// Samples beyond its histogram count at its maximum, so that none is lost.

@@ -16,12 +16,14 @@ use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
 use super::mark::{Bound, Control, Mark};
+use super::quantile::quantile;
 use super::report::{Report, Run};
 use crate::binaries::Binaries;
 use crate::demo::hosted_world::HostedWorld;
 use crate::demo::ipc::Ipc;
 use crate::demo::stage::{DEVICE, Stage};
 use crate::hosted::{Hosted, Options};
+use crate::monotonic::now_ns;
 use crate::needs::{self, Work};
 use crate::paths::Paths;
 
@@ -192,26 +194,12 @@ fn number_in(value: &Value, key: &str) -> anyhow::Result<u64> {
     number.with_context(|| format!("the answer has no `{key}`: {value}"))
 }
 
-fn now_ns() -> anyhow::Result<u64> {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
-    Ok(u64::try_from(now.tv_sec())? * 1_000_000_000 + u64::try_from(now.tv_nsec())?)
-}
-
 fn column(ways: &[Way], of: impl Fn(&Way) -> (u64, u64)) -> Vec<f64> {
     let micros = |way| {
         let (from_ns, to_ns) = of(way);
         to_ns as f64 / 1e3 - from_ns as f64 / 1e3
     };
     ways.iter().map(micros).collect()
-}
-
-/// The value below which `share` of all lie: the nearest rank, never interpolated.
-fn quantile(values: &[f64], share: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let rank = (share * sorted.len() as f64).ceil() as usize;
-    let index = rank.clamp(1, sorted.len().max(1)) - 1;
-    sorted.get(index).copied().unwrap_or(f64::NAN)
 }
 
 fn distribution(values: &[f64]) -> Value {
@@ -252,15 +240,6 @@ impl Echo {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantiles_are_values_that_were_measured() {
-        let values = [4.0, 1.0, 3.0, 2.0];
-        assert_eq!(quantile(&values, 0.5), 2.0);
-        assert_eq!(quantile(&values, 0.99), 4.0);
-        assert_eq!(quantile(&values, 1.0), 4.0);
-        assert!(quantile(&[], 0.5).is_nan());
-    }
 
     #[test]
     fn a_command_that_takes_longer_than_a_tick_misses_its_mark() {

@@ -11,6 +11,7 @@ pub mod command;
 pub mod host;
 pub mod link;
 pub mod mark;
+pub mod quantile;
 pub mod record;
 pub mod report;
 

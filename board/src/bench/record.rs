@@ -9,6 +9,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use super::mark::{Bound, Control, Mark};
+use super::quantile::quantile;
 use super::report::{Report, Run};
 use crate::paths::Paths;
 
@@ -36,26 +37,23 @@ pub fn run(paths: &Paths) -> anyhow::Result<Report> {
     Ok(run.end(marks(&raw), raw))
 }
 
-/// The value that this share of the values does not exceed; NaN of none.
-fn quantile(values: &Value, share: f64) -> f64 {
+/// A quantile of a list of numbers; NaN of none.
+fn quantile_of(values: &Value, share: f64) -> f64 {
     let values = values.as_array().map_or(&[][..], Vec::as_slice);
-    let mut sorted: Vec<f64> = values.iter().filter_map(Value::as_f64).collect();
-    sorted.sort_by(f64::total_cmp);
-    let last = sorted.len().saturating_sub(1) as f64;
-    let index = (share * last).round() as usize;
-    sorted.get(index).copied().unwrap_or(f64::NAN)
+    let numbers: Vec<f64> = values.iter().filter_map(Value::as_f64).collect();
+    quantile(&numbers, share)
 }
 
 fn marks(raw: &Value) -> Vec<Mark> {
     let control = |share| {
         Some(Control::new(
             "the same tick, not recorded",
-            quantile(&raw["off_ns"], share),
+            quantile_of(&raw["off_ns"], share),
         ))
     };
-    let live = |share| quantile(&raw["live_ns"], share);
+    let live = |share| quantile_of(&raw["live_ns"], share);
     let within = Bound::AtMostControlPlus(ADDED_MAX_NS);
-    let single = |share| quantile(&raw["single_ns"], share);
+    let single = |share| quantile_of(&raw["single_ns"], share);
     let reported = |name: &str, value| Mark::new(name, value, "ns", None, Bound::Reported);
     vec![
         Mark::new(

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::ipc::{Ipc, refusal};
 use super::stage::{DEVICE, Stage, TTL};
+use crate::monotonic::now_ns;
 use crate::simulator::GoalWrite;
 
 /// Three poses inside the SO-101's limits, in joint order, rad.
@@ -436,16 +437,11 @@ fn kill_in_motion(
         }
         std::thread::sleep(Duration::from_millis(5));
     };
-    let killed = monotonic_ns()?;
+    let killed = now_ns()?;
     agent.kill().context("cannot kill the agent")?;
     agent.wait()?;
     ensure!(moving, "the agent did not get the arm moving");
     Ok(killed)
-}
-
-fn monotonic_ns() -> anyhow::Result<u64> {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
-    Ok(u64::try_from(now.tv_sec())? * 1_000_000_000 + u64::try_from(now.tv_nsec())?)
 }
 
 /// Time from `killed_ns` to the first goal write from which on joint 0's goal is always slower

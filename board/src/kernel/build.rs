@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::check::{self, Report};
 use super::dotconfig::DotConfig;
 use super::kconfig::Kconfig;
+use super::patches::Patches;
 use super::recipe::{self, Recipe};
 use super::source;
 use super::{Arch, IMAGE_BYTES_MAX, Kernel, KernelError, Metadata, fragment};
@@ -110,7 +111,7 @@ fn unpacked(paths: &Paths, recipe: &Recipe) -> Result<PathBuf, KernelError> {
     let kernel_dir = paths.cache_dir("kernel")?;
     require_plain(&kernel_dir)?;
     let _lock = lock(&kernel_dir, "source")?;
-    source::unpack(paths, &recipe.source)
+    source::unpack(paths, &recipe.source, &recipe.patches)
 }
 
 /// Fails for a place that the kernel's Makefile would refuse after minutes of unpacking.
@@ -125,12 +126,15 @@ fn require_plain(kernel_dir: &Path) -> Result<(), KernelError> {
 }
 
 fn prepare(paths: &Paths, arch: Arch) -> Result<Recipe, KernelError> {
-    let requests = fragment::load(&paths.workspace().join("kernel-config"), arch)?;
+    let directory = paths.workspace().join("kernel-config");
+    let requests = fragment::load(&directory, arch)?;
+    let patches = Patches::load(&directory.join("patches"))?;
     host::ensure(&super::needs()?, &paths.cache_dir("log")?)?;
     let source = source::locate(paths)?;
     Ok(Recipe {
         arch,
         source,
+        patches,
         requests,
         toolchain: recipe::toolchain(),
     })

@@ -13,6 +13,7 @@ pub mod dotconfig;
 mod expression;
 pub mod fragment;
 mod kconfig;
+mod patches;
 mod recipe;
 pub mod source;
 
@@ -169,6 +170,23 @@ pub enum KernelError {
         tarball: PathBuf,
         /// Its release.
         release: String,
+    },
+    /// A patch says nothing about itself.
+    #[error("{patch}: no reason; say why above its first line that begins with ---")]
+    PatchWithoutReason {
+        /// The patch.
+        patch: PathBuf,
+    },
+    /// A patch is for another source.
+    #[error(
+        "{patch} does not apply to this kernel source: {said}. Port it, or unset \
+         KAIRO_KERNEL_SOURCE to use Debian's linux-source-6.12"
+    )]
+    Patch {
+        /// The patch.
+        patch: PathBuf,
+        /// What `patch` said.
+        said: String,
     },
     /// The configuration is not what the fragments ask for.
     #[error("the kernel configuration misses {count} requests:\n{list}")]

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::Arch;
 use super::fragment::{self, Request, Wanted};
+use super::patches::Patches;
 use super::source::{Source, hexadecimal};
 use crate::host::Need;
 
@@ -19,7 +20,7 @@ use crate::host::Need;
 const RECIPE_VERSION: u32 = 1;
 
 /// What the kernel build needs from the host.
-pub const NEEDS: [Need; 9] = [
+pub const NEEDS: [Need; 10] = [
     need("make", "make", "running the kernel's build"),
     need("gcc", "gcc", "compiling the kernel"),
     need(
@@ -37,6 +38,7 @@ pub const NEEDS: [Need; 9] = [
     ),
     need("xz", "xz-utils", "unpacking the kernel source"),
     need("zstd", "zstd", "compressing the kernel"),
+    need("patch", "patch", "applying kernel-config/patches"),
 ];
 
 const fn need(
@@ -58,6 +60,8 @@ pub struct Recipe {
     pub arch: Arch,
     /// From which source.
     pub source: Source,
+    /// Changed by which patches.
+    pub patches: Patches,
     /// With which symbols.
     pub requests: Vec<Request>,
     /// By which compiler and linker.
@@ -77,6 +81,7 @@ impl Recipe {
         field(&RECIPE_VERSION.to_string());
         field(self.arch.name());
         field(&self.source.sha256);
+        field(self.patches.digest());
         field(&self.toolchain);
         for (name, value) in FIXED_ENVIRONMENT {
             field(name);
@@ -178,6 +183,7 @@ mod tests {
                 tarball: PathBuf::from("a"),
                 sha256: "00".to_owned(),
             },
+            patches: Patches::default(),
             requests: fragment::parse("a.config", fragment_text).0,
             toolchain: "gcc 12".to_owned(),
         }

@@ -1,9 +1,8 @@
 //! The kernel source: found, identified, unpacked into the cache.
 //!
-//! Guarantees: a tree in the cache is complete and named by the SHA-256 of its tarball, so two
-//! machines with the same tarball use the same name; nothing is downloaded here (the package
-//! tool does that).
-//! Does not: patch the source.
+//! Guarantees: a tree in the cache is complete, patched, and named by the SHA-256 of its tarball
+//! and of the patches, so two machines with the same of both use the same name; nothing is
+//! downloaded here (the package tool does that).
 
 use std::env;
 use std::fs::{self, File};
@@ -17,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::KernelError;
+use super::patches::Patches;
 use crate::host::{self, Need};
 use crate::paths::Paths;
 use crate::progress::{ChildError, Step, readable_bytes};
@@ -153,10 +153,15 @@ pub fn hexadecimal(bytes: &[u8]) -> String {
 ///
 /// # Errors
 /// [`KernelError::Host`] without enough disk space, [`KernelError::Child`] when `tar` fails,
-/// [`KernelError::NotLinux`] and [`KernelError::TooOld`] when it is not Linux 6.12 or later.
-pub fn unpack(paths: &Paths, source: &Source) -> Result<PathBuf, KernelError> {
+/// [`KernelError::NotLinux`] and [`KernelError::TooOld`] when it is not Linux 6.12 or later,
+/// [`KernelError::Patch`] when a patch does not apply.
+pub fn unpack(paths: &Paths, source: &Source, patches: &Patches) -> Result<PathBuf, KernelError> {
     let kernel_dir = paths.cache_dir("kernel")?;
-    let tree = kernel_dir.join(format!("source-{}", &source.sha256[..16]));
+    let mut name = format!("source-{}", &source.sha256[..16]);
+    if let Some(digest) = patches.digest().get(..8) {
+        name = format!("{name}-{digest}");
+    }
+    let tree = kernel_dir.join(name);
     if tree.join("Makefile").is_file() {
         return Ok(tree);
     }
@@ -165,7 +170,9 @@ pub fn unpack(paths: &Paths, source: &Source) -> Result<PathBuf, KernelError> {
     super::remove_tree(&partial)?;
     fs::create_dir_all(&partial).map_err(|error| KernelError::io("make", &partial, error))?;
     let log = paths.cache_dir("log")?.join("kernel-unpack.log");
-    let outcome = extract(source, &partial, &log).and_then(|()| require_linux(source, &partial));
+    let outcome = extract(source, &partial, &log)
+        .and_then(|()| require_linux(source, &partial))
+        .and_then(|()| patches.apply(&partial, &log));
     if let Err(error) = outcome {
         // More than a gigabyte of what is not wanted. The first error counts.
         let _ = super::remove_tree(&partial);
@@ -322,7 +329,7 @@ mod tests {
         let paths = Paths::at(dir.path(), &dir.path().join("cache"));
         let makefile = "VERSION = 6\nPATCHLEVEL = 6\nSUBLEVEL = 1\nEXTRAVERSION =\n";
         let source = packed(dir.path(), &[("Makefile", makefile), ("Kconfig", "")]);
-        let error = unpack(&paths, &source).expect_err("too old");
+        let error = unpack(&paths, &source, &Patches::default()).expect_err("too old");
         assert!(error.to_string().contains("is Linux 6.6.1;"), "{error}");
         let left = fs::read_dir(dir.path().join("cache/kernel")).expect("list");
         assert_eq!(left.count(), 0);
@@ -338,7 +345,9 @@ mod tests {
             tarball,
             sha256: "0123456789abcdef0".to_owned(),
         };
-        let text = unpack(&paths, &source).expect_err("no archive").to_string();
+        let text = unpack(&paths, &source, &Patches::default())
+            .expect_err("no archive")
+            .to_string();
         assert!(text.contains("does not look like a tar"), "{text}");
         assert!(text.contains("KAIRO_KERNEL_SOURCE"), "{text}");
         assert!(!text.contains('\n'), "{text}");
@@ -363,7 +372,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let paths = Paths::at(dir.path(), &dir.path().join("cache"));
         let source = packed(dir.path(), &[("readme", "no kernel")]);
-        let error = unpack(&paths, &source).expect_err("no kernel");
+        let error = unpack(&paths, &source, &Patches::default()).expect_err("no kernel");
         assert!(matches!(error, KernelError::NotLinux { .. }), "{error}");
         assert!(
             !dir.path()

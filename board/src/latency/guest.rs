@@ -144,10 +144,16 @@ impl Guest {
     }
 }
 
-/// What one load may take of the guest's time: its windows, starts and stops, and ten restarts of
-/// kairod with their back-off.
+/// What one load may take of the guest's time: its windows, starts and stops, and for each side ten
+/// restarts of kairod with their back-off.
 fn guest_time(options: &Options, load: &str) -> Duration {
     let rounds = u64::try_from(options.rounds).unwrap_or(1);
-    let kills = if load == "kairod-kill" { 200 } else { 0 };
-    Duration::from_secs(rounds * (2 * options.seconds + 30 + kills))
+    let trouble = match load {
+        // Back-off.
+        "kairod-kill" => 400,
+        // Its windows are ten times as long.
+        "idle" => 18 * options.seconds,
+        _ => 0,
+    };
+    Duration::from_secs(rounds * (2 * options.seconds + 30 + trouble))
 }

@@ -179,6 +179,8 @@ wire_enum! {
         Signal = 4 "signal",
         /// It used more processor time than its budget.
         Budget = 5 "budget",
+        /// A value from another loop was older than it may be.
+        Stale = 6 "stale",
     }
 }
 
@@ -308,7 +310,8 @@ pub struct DeviceState {
     pub fault: u32,
     /// The joint it was found on.
     pub fault_joint: u32,
-    /// 1 while the servos are told to be under torque.
+    /// 1 while the servos are under torque, or may be: told to be, or left as they are and not
+    /// found limp, or they were when their bus was lost.
     pub torque: u32,
     /// The [`Cause`] that inhibits motion; [`Cause::None`] while nothing does.
     pub inhibited: u32,

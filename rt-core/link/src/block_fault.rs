@@ -49,6 +49,9 @@ impl BlockFaultReport {
             BlockFaultKind::Panicked => "panicked".to_owned(),
             BlockFaultKind::Signal => format!("was stopped by signal {detail}"),
             BlockFaultKind::Budget => "used more processor time than its budget".to_owned(),
+            BlockFaultKind::Stale => {
+                "has an input from another loop that is older than its max_age_ms".to_owned()
+            }
         }
     }
 }

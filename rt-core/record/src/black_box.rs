@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 
 use crate::file::{HEADER_BYTES_MAX, Header, encode_frame};
-use crate::memory::{Memory, MemoryError, WORDS_MAX};
+use crate::memory::{Memory, MemoryError, WORDS_MAX, lock_present};
 use crate::ring::{Place, walk};
 
 /// First word of the file.
@@ -100,7 +100,9 @@ fn make_memory(run_dir: &Path, words: usize) -> Result<Memory, MemoryError> {
 
 fn make_in(directory: &Path, words: usize) -> Result<Memory, MemoryError> {
     let path = directory.join(FILE_NAME);
-    if owned(&path) && !is_abandoned(&path) {
+    // Kept until the new file is there; see `lock_present`.
+    let abandoned = owned(&path).then(|| take_abandoned(&path));
+    if matches!(abandoned, Some(None)) {
         return Err(MemoryError::InUse { path });
     }
     let _ = std::fs::remove_file(&path);
@@ -165,7 +167,9 @@ fn sweep() {
         };
         let gone = !Path::new(&std::ffi::OsString::from_vec(run_dir)).exists();
         let ring = directory.join(FILE_NAME);
-        if gone && (!ring.exists() || is_abandoned(&ring)) {
+        // Kept while the files go.
+        let abandoned = ring.exists().then(|| take_abandoned(&ring));
+        if gone && !matches!(abandoned, Some(None)) {
             for name in [FILE_NAME, CRASHED_NAME, OWNER_NAME] {
                 let _ = std::fs::remove_file(directory.join(name));
             }
@@ -232,7 +236,10 @@ pub fn salvage(run_dir: &Path) -> Option<Salvaged> {
     let own = Some(own).filter(|own| is_private(own));
     for directory in std::iter::once(run_dir).chain(own) {
         let (left, crashed) = (directory.join(FILE_NAME), directory.join(CRASHED_NAME));
-        if !crashed.exists() && owned(&left) && is_abandoned(&left) {
+        if !crashed.exists()
+            && owned(&left)
+            && let Some(_kept) = take_abandoned(&left)
+        {
             let _ = std::fs::rename(&left, &crashed);
         }
         if !owned(&crashed) {
@@ -248,10 +255,9 @@ pub fn salvage(run_dir: &Path) -> Option<Salvaged> {
     None
 }
 
-/// Whether the process that made it is gone.
-fn is_abandoned(path: &Path) -> bool {
-    let file = std::fs::File::open(path).ok();
-    file.is_some_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok())
+/// The lock of the file, if the process that made it is gone.
+fn take_abandoned(path: &Path) -> Option<Flock<std::fs::File>> {
+    lock_present(std::fs::File::open(path).ok()?, path)
 }
 
 /// Whether a file is a plain file of ours: /dev/shm is everybody's.

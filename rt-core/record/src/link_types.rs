@@ -1,6 +1,6 @@
 //! The types of the link that occur in records. No behaviour: lists of fields.
 
-use kairo_link::abi::{Cause, Command, DeviceState, JointState, MAX_JOINTS, Phase, Reply};
+use kairo_link::abi::{Cause, Command, MAX_JOINTS, Phase, Reply};
 
 use crate::recorded;
 use crate::state::{Malformed, Sink, Source, State};
@@ -31,42 +31,6 @@ recorded!(Reply {
     value: f64,
     min: f64,
     max: f64,
-} fixed {});
-
-recorded!(JointState {
-    position_rad: f64,
-    velocity_rad_s: f64,
-    setpoint_rad: f64,
-    target_rad: f64,
-    load_ratio: f64,
-    voltage_v: f64,
-    current_a: f64,
-    temperature_c: f64,
-    sampled_ns: u64,
-    status_bits: u32,
-    missed: u32,
-} fixed {});
-
-recorded!(DeviceState {
-    tick: u64,
-    time_ns: u64,
-    lease_epoch: u64,
-    sequence: u64,
-    expires_ns: u64,
-    phase_since_ns: u64,
-    phase_since_tick: u64,
-    fault_since_ns: u64,
-    fault_value: f64,
-    fault_limit: f64,
-    phase: u32,
-    cause: u32,
-    joint_count: u32,
-    moving: u32,
-    fault: u32,
-    fault_joint: u32,
-    torque: u32,
-    inhibited: u32,
-    joints: [JointState; MAX_JOINTS],
 } fixed {});
 
 /// For the enumerations of the link: by their wire numbers.

@@ -11,7 +11,7 @@
 use std::fs::{File, OpenOptions};
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -115,8 +115,9 @@ impl Memory {
             let _ = std::fs::remove_file(&path);
             return Err(MemoryError::NotTmpfs { path });
         }
+        let lock = lock_present(file, &path).ok_or(MemoryError::InUse { path: path.clone() })?;
         let bytes = i64::try_from(length.get()).unwrap_or(i64::MAX);
-        fallocate(file.as_fd(), FallocateFlags::empty(), 0, bytes).map_err(|errno| {
+        fallocate(lock.as_fd(), FallocateFlags::empty(), 0, bytes).map_err(|errno| {
             let _ = std::fs::remove_file(&path);
             system("fallocate")(errno)
         })?;
@@ -128,7 +129,7 @@ impl Memory {
                 length,
                 protection,
                 MapFlags::MAP_SHARED,
-                file.as_fd(),
+                lock.as_fd(),
                 0,
             )
         }
@@ -141,7 +142,7 @@ impl Memory {
             start: start.cast(),
             words,
             backing: Backing::Mapped(path),
-            lock: Flock::lock(file, FlockArg::LockExclusiveNonblock).ok(),
+            lock: Some(lock),
         };
         memory.touch();
         Ok(memory)
@@ -189,6 +190,17 @@ impl Memory {
     }
 }
 
+/// Takes and keeps the lock of `file`, unless another process has it, or `path` is another file by
+/// now. setup-only.
+///
+/// Whoever replaces or renames a file holds its lock meanwhile. So a file that was made and not
+/// locked yet, and was taken for abandoned, is found to be gone here, and one that is there stays.
+pub(crate) fn lock_present(file: File, path: &Path) -> Option<Flock<File>> {
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
+    let (mine, there) = (lock.metadata().ok()?, path.symlink_metadata().ok()?);
+    ((mine.dev(), mine.ino()) == (there.dev(), there.ino())).then_some(lock)
+}
+
 fn open_new(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(0o600);
@@ -226,6 +238,25 @@ mod tests {
             Ok(memory) => assert!(memory.survives()),
             Err(other) => panic!("{other}"),
         }
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_before_it_was_locked_is_nobody_s() {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = directory.path().join("box");
+        // One process has made its file, and is not on to its lock yet …
+        let slow = open_new(&path).unwrap();
+        // … when another finds it unlocked, and replaces it.
+        let held = lock_present(File::open(&path).unwrap(), &path);
+        assert!(
+            lock_present(slow.try_clone().unwrap(), &path).is_none(),
+            "held"
+        );
+        std::fs::remove_file(&path).unwrap();
+        let quick = Memory::in_file(&path, 64).unwrap();
+        drop(held);
+        assert!(lock_present(slow, &path).is_none(), "both record");
+        assert!(quick.survives());
     }
 
     #[test]

@@ -68,3 +68,37 @@ fn a_position_that_no_goal_can_hold_is_no_sample() {
         assert!(!is_plausible(&sample, &at(steps)), "{steps}");
     }
 }
+
+#[test]
+fn a_late_reply_is_no_evidence_of_lost_torque_and_replies_in_step_are() {
+    let mut watch = LimpWatch::default();
+    let (answered, late) = (ServoOutcome::Ok, ServoOutcome::Timeout);
+    for _ in 0..100 {
+        assert_eq!(watch.look(answered, None, true), 0);
+    }
+    // Everybody stands still for a while; then what was asked before the switch is answered.
+    for _ in 0..50 {
+        assert_eq!(watch.look(late, None, true), 0);
+    }
+    for _ in 1..IN_STEP_CYCLES {
+        assert_eq!(
+            watch.look(answered, Some(false), true),
+            0,
+            "a late reply counts"
+        );
+    }
+    // In step again, it is what the servo says now.
+    assert_eq!(watch.look(answered, Some(false), true), 1);
+    assert_eq!(
+        watch.look(ServoOutcome::BadChecksum, None, true),
+        1,
+        "damaged, not late"
+    );
+    assert_eq!(watch.look(answered, Some(false), true), LIMP_READS);
+    assert_eq!(watch.look(answered, Some(true), true), 0);
+    assert_eq!(
+        watch.look(answered, Some(false), false),
+        0,
+        "not ordered on"
+    );
+}

@@ -7,25 +7,32 @@
 //! A block that faults ends the program for good, until kairo-rt is started again: what it left
 //! behind cannot be trusted, and what it drove has nobody else to drive it.
 //!
+//! Wires between loops carry the newest value ([`Crossings`]). One that is older than the reading
+//! block allows is a fault of that block: its source has stopped, or its loop.
+//!
 //! A replay computes the blocks again and compares what each gives. It begins with the memory that
 //! a keyframe has of them; where they keep more than fits one, only a replay from arming on can
 //! compute them, and one from later on takes what they gave from the record ([`Origin`]).
 
 use kairo_blocks::block::FaultKind;
 use kairo_blocks::program::{BlockFault, Program};
+use kairo_link::MonoNs;
 use kairo_link::abi::BlockFaultKind;
 use kairo_link::block_fault::BlockFaultReport;
+use kairo_link::latest::{Reader, Writer};
 use kairo_record::state::{Malformed, Sink, Source, State};
 use kairo_record::tap::Tap;
 
 use super::seat::Seat;
 use crate::config::LoopBlocks;
-use crate::config::blocks::{Drive, Read, Signal};
+use crate::config::blocks::{Crossing, Drive, Read, Signal};
 use crate::device::Device;
+use crate::exchange::Sample;
 use crate::recording::{BlockOutputs, of_device, of_loop, tag};
 
-/// Words of a keyframe beside the blocks' memory: what it has of them, `follows`, how many words.
-const OVERHEAD_WORDS: usize = 3;
+/// Words of a keyframe beside the blocks' memory and what came from other loops: what it has of
+/// them, `follows`, when they began, how many words.
+const OVERHEAD_WORDS: usize = 4;
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -37,6 +44,11 @@ pub(super) struct BlockStage {
     /// Devices are seats here.
     reads: Box<[Read]>,
     drives: Box<[Drive]>,
+    inlets: Box<[Inlet]>,
+    outlets: Box<[Outlet]>,
+    /// When they first ran, CLOCK_MONOTONIC ns: what comes from other loops is waited for from then
+    /// on. Zero before.
+    begun_ns: u64,
     /// The nodes in the order they run, and how many outputs each has.
     order: Box<[(usize, usize)]>,
     follows: bool,
@@ -45,6 +57,33 @@ pub(super) struct BlockStage {
     memory_words_max: u64,
     origin: Origin,
     failed: bool,
+}
+
+/// The ends of a loop's wires from and to other loops.
+#[derive(Debug, Default)]
+pub struct Crossings {
+    /// Of what its blocks read, in the order of [`LoopBlocks::reads`].
+    pub readers: Vec<Reader<Sample>>,
+    /// Of what other loops' blocks read: node, output, and where it goes.
+    pub writers: Vec<(usize, usize, Writer<Sample>)>,
+}
+
+/// A value that comes from another loop.
+#[derive(Debug)]
+struct Inlet {
+    /// Its number among what blocks read.
+    read: usize,
+    crossing: Crossing,
+    reader: Reader<Sample>,
+    newest: Sample,
+}
+
+/// A value that goes to another loop.
+#[derive(Debug)]
+struct Outlet {
+    node: usize,
+    port: usize,
+    writer: Writer<Sample>,
 }
 
 /// Where the outputs of blocks come from.
@@ -71,7 +110,12 @@ mod kept {
 impl BlockStage {
     /// The blocks of `config`, if there are any; `seats[device]` says where a device sits, and a
     /// keyframe has `room` for so many words of them. setup-only.
-    pub(super) fn new(config: &LoopBlocks, seats: &[usize], room: usize) -> Option<Self> {
+    pub(super) fn new(
+        config: &LoopBlocks,
+        seats: &[usize],
+        crossings: Crossings,
+        room: usize,
+    ) -> Option<Self> {
         if config.graph.nodes.is_empty() {
             return None;
         }
@@ -88,7 +132,25 @@ impl BlockStage {
             Read::Following { device } => Read::Following {
                 device: seats[device],
             },
+            crossing @ Read::Crossing(_) => crossing,
         });
+        let crossing = |(read, found): (usize, &Read)| match *found {
+            Read::Crossing(crossing) => Some((read, crossing)),
+            _ => None,
+        };
+        let inlets = config.reads.iter().enumerate().filter_map(crossing);
+        let inlets = inlets.zip(crossings.readers);
+        let inlets: Box<[Inlet]> = inlets
+            .map(|((read, crossing), reader)| Inlet {
+                read,
+                crossing,
+                reader,
+                newest: Sample::default(),
+            })
+            .collect();
+        let outlets = crossings.writers.into_iter();
+        let outlets = outlets.map(|(node, port, writer)| Outlet { node, port, writer });
+        let overhead = OVERHEAD_WORDS + 2 * inlets.len();
         let drives = config.drives.iter().map(|drive| Drive {
             device: seats[drive.device],
             ..*drive
@@ -99,7 +161,10 @@ impl BlockStage {
         let order = config.order.iter().map(|node| (*node, outputs(*node)));
         Some(Self {
             memory_words: program.memory_words(),
-            memory_words_max: room.saturating_sub(OVERHEAD_WORDS) as u64,
+            memory_words_max: room.saturating_sub(overhead) as u64,
+            inlets,
+            outlets: outlets.collect(),
+            begun_ns: 0,
             program,
             rehearsal: config.graph.compile().ok()?,
             reads: reads.collect(),
@@ -123,9 +188,20 @@ impl BlockStage {
 
     /// Runs the blocks, and gives the devices what they drive. Returns the block that failed, in
     /// this tick or an earlier one; nothing was given to any device then.
-    pub(super) fn run(&mut self, tap: &mut Tap, seats: &mut [Seat]) -> Option<BlockFaultReport> {
+    pub(super) fn run(
+        &mut self,
+        tap: &mut Tap,
+        seats: &mut [Seat],
+        now: MonoNs,
+    ) -> Option<BlockFaultReport> {
+        let stale = self.take_crossings(tap, now);
         if self.origin == Origin::Recorded {
             return self.take(tap, seats);
+        }
+        if let Some(report) = stale {
+            self.failed = true;
+            tap.output(of_loop(tag::BLOCK_FAULT), &report.to_word());
+            return stale;
         }
         let mut done = None;
         let timeout = tap.input_some(of_loop(tag::BLOCK_TIMEOUT), || {
@@ -149,8 +225,37 @@ impl BlockStage {
             let outputs = BlockOutputs::from(self.program.outputs(*node, *count));
             tap.output(of_device(tag::BLOCK, *node), &outputs);
         }
+        for outlet in &mut self.outlets {
+            outlet.writer.publish(&Sample {
+                value: self.program.output(outlet.node, outlet.port),
+                given_ns: now.0,
+            });
+        }
         self.drive(seats);
         None
+    }
+
+    /// Takes what is new from other loops; a block whose input is older than it may be has failed.
+    fn take_crossings(&mut self, tap: &mut Tap, now: MonoNs) -> Option<BlockFaultReport> {
+        if self.begun_ns == 0 {
+            self.begun_ns = now.0;
+        }
+        let mut stale = None;
+        for inlet in &mut self.inlets {
+            let entry = of_device(tag::CROSSING, inlet.read);
+            if let Some(sample) = tap.input_some(entry, || inlet.reader.take()) {
+                inlet.newest = sample;
+            }
+            let since = MonoNs(inlet.newest.given_ns.max(self.begun_ns));
+            if now.since_ns(since) > inlet.crossing.age_max_ms * 1_000_000 {
+                stale.get_or_insert(BlockFaultReport {
+                    block: inlet.crossing.node as u32,
+                    kind: BlockFaultKind::Stale,
+                    detail: 0,
+                });
+            }
+        }
+        stale
     }
 
     /// The same with outputs that were recorded.
@@ -190,6 +295,9 @@ impl BlockStage {
         for (number, read) in self.reads.iter().enumerate() {
             self.program.set_external(number, value_of(*read, seats));
         }
+        for inlet in &self.inlets {
+            self.program.set_external(inlet.read, inlet.newest.value);
+        }
         self.program.step_until(ends)
     }
 
@@ -206,6 +314,10 @@ impl BlockStage {
         };
         kept.save(sink);
         self.follows.save(sink);
+        self.begun_ns.save(sink);
+        for inlet in &self.inlets {
+            inlet.newest.save(sink);
+        }
         if kept == kept::MEMORY {
             self.memory_words.save(sink);
             self.program.save(&mut |word| sink.put(word));
@@ -217,6 +329,10 @@ impl BlockStage {
         let (mut kept, mut words) = (kept::NEW, 0_u64);
         kept.load(source)?;
         self.follows.load(source)?;
+        self.begun_ns.load(source)?;
+        for inlet in &mut self.inlets {
+            inlet.newest.load(source)?;
+        }
         self.origin = Origin::Computed;
         self.failed = kept == kept::FAILED;
         match kept {
@@ -258,6 +374,8 @@ fn timed_out(word: u64) -> Option<BlockFault> {
 fn value_of(read: Read, seats: &[Seat]) -> f64 {
     match read {
         Read::Following { device } => f64::from(u8::from(seats[device].device().is_following())),
+        // Not of a seat: comes from its inlet, and is zero before anything came.
+        Read::Crossing(_) => 0.0,
         Read::Joint {
             device,
             joint,

@@ -314,3 +314,33 @@ fn no_later_cause_ramps_a_jammed_arm() {
         assert_eq!(bench.setpoints(), held, "{action:?}");
     }
 }
+
+#[test]
+fn a_state_never_calls_limp_what_may_be_under_torque() {
+    let mut bench = Bench::leased(SafeAction::Hold);
+    let mut sequence = 0;
+    while bench.device.fault().is_none() {
+        sequence += 1;
+        bench.send(sequence, [-0.9, 0.9]);
+        run_jammed(&mut bench, 1);
+        assert!(sequence < 300, "never tripped");
+    }
+    let said = |bench: &Bench| bench.device.state(bench.tick).torque;
+    let gone = Feedback {
+        bus_up: 0,
+        ..bench.feedback_at([0.0, 0.0])
+    };
+    bench.device.observe(bench.tick.time, &gone);
+    assert_eq!(said(&bench), 1, "a pulled cable takes no torque away");
+    bench.generation += 1;
+    bench.settle_at([0.1, -0.6]);
+    assert_eq!(bench.device.goals().torque, Goals::LEAVE, "still latched");
+    assert_eq!(said(&bench), 1, "nobody has looked yet");
+    for (seen, told) in [(Feedback::SOME_ON, 1), (Feedback::ALL_OFF, 0)] {
+        bench.tick.time = bench.tick.time.plus_ns(PERIOD_NS);
+        let mut feedback = bench.feedback_at([0.1, -0.6]);
+        feedback.torque_seen = seen;
+        bench.device.observe(bench.tick.time, &feedback);
+        assert_eq!(said(&bench), told, "read back: {seen}");
+    }
+}

@@ -356,3 +356,81 @@ fn cost_of_a_step() {
         writeln!(out, "{what}: p50 {median:?}, p99 {worst:?}").unwrap();
     }
 }
+
+/// The smallest number above zero, and others that make a quotient overflow.
+const TINY: [f64; 7] = [5e-324, 1e-310, 1e-200, 1e-100, 1e-30, 1e-12, 1e-3];
+
+#[test]
+fn a_pace_of_almost_nothing_moves_within_every_limit_and_stays_a_number() {
+    let limits = JointLimits {
+        position_min_rad: -1.0,
+        position_max_rad: 1.0,
+        velocity_max_rad_s: 2.0,
+        acceleration_max_rad_s2: 8.0,
+        jerk_max_rad_s3: 160.0,
+    };
+    let full = Pace::full(&limits);
+    let mut paces = vec![full];
+    for one in TINY {
+        for other in TINY {
+            paces.push(full.with_velocity(2.0 * one).gentler(other, 0.0));
+            paces.push(full.with_velocity(2.0 * one).gentler(0.0, other));
+            paces.push(full.gentler(one, other));
+            paces.push(full.with_velocity(2.0 * one).gentler(one, other));
+        }
+    }
+    let aims = [0.9, -0.9, 1.0, 1e-300, -5e-324, 0.3];
+    for pace in &paces {
+        for velocity in [false, true] {
+            let mut state = MotionState::at_rest(0.3);
+            for tick in 0..400 {
+                // Brisk for a while, then as gentle as can be, and back.
+                let now = if tick % 80 < 40 { &full } else { pace };
+                let aim = aims[tick / 40 % aims.len()];
+                let before = state;
+                state = match velocity {
+                    true => advance_at(state, aim * 2.0, now, &limits, 0.004),
+                    false => advance(state, Aim::at_rest(aim), now, &limits, 0.004),
+                };
+                let finite = state.position_rad.is_finite()
+                    && state.velocity_rad_s.is_finite()
+                    && state.acceleration_rad_s2.is_finite();
+                assert!(finite, "{pace:?} {before:?} -> {state:?} towards {aim}");
+                let step = state.position_rad - before.position_rad;
+                assert!(
+                    step.abs() <= 2.0 * 0.004 + 1e-9,
+                    "{pace:?} {before:?} -> {state:?}"
+                );
+                assert!(state.position_rad.abs() <= 1.0 + 1e-9, "{pace:?} {state:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pace_too_gentle_to_brake_does_not_creep_past_a_limit() {
+    let limits = JointLimits {
+        position_min_rad: -1.0,
+        position_max_rad: 1.0,
+        velocity_max_rad_s: 2.0,
+        acceleration_max_rad_s2: 8.0,
+        jerk_max_rad_s3: 160.0,
+    };
+    for side in [-1.0, 1.0] {
+        // As it comes to its limit under a gentle command; the next one asks for less still.
+        let mut state = MotionState {
+            position_rad: side,
+            velocity_rad_s: side * 2e-8,
+            acceleration_rad_s2: 0.0,
+        };
+        let pace = Pace::full(&limits).gentler(1e-300, 0.0);
+        for _ in 0..50_000 {
+            state = advance(state, Aim::at_rest(side), &pace, &limits, 0.004);
+        }
+        let beyond = state.position_rad * side - 1.0;
+        assert!(
+            beyond <= 2.0 * ROUNDING,
+            "{beyond} beyond its limit, and going on: {state:?}"
+        );
+    }
+}

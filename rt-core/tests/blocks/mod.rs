@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::harness::blocks::{RUNAWAY, backlash, compile, moody};
+use crate::harness::blocks::{ACROSS, RUNAWAY, backlash, compile, compile_rust, moody};
 use crate::harness::{Pose, Robot, eventually, has_arrived, hosted_config};
 use kairo_link::abi::{BlockFaultKind, Cause, Phase, Verdict};
 use kairo_link::block_fault::BlockFaultReport;
@@ -249,6 +249,23 @@ fn check_prints_the_schedule_in_the_order_it_runs() {
 }
 
 #[test]
+fn check_and_dot_say_which_wires_cross_loops_and_which_close_a_circle() {
+    let config = format!("{}{ACROSS}", hosted_config());
+    let text = printed("--check", &config);
+    let there = "wire ask.out of loop arm-loop to half of loop slow: the newest value, up to 4000 \
+                 us behind and at most 10000 ms old\n";
+    assert!(text.contains(there), "{text}");
+    let dot = printed("--dot", &config);
+    let dashed = "\"ask\" -> \"half\" [label=\"in (at most 10000 ms old)\" style=\"dashed\"];";
+    assert!(dot.contains(dashed), "{dot}");
+    let circle = config.replace("\"arm.shoulder_pan.target\"", "\"half.out\"");
+    let circle = circle.replacen("gain = 1.0\n", "gain = 1.0\nmax_age_ms = 50\n", 1);
+    let text = printed("--check", &circle);
+    let closed = "at most 50 ms old, in a circle that only this delay keeps apart\n";
+    assert!(text.contains(closed), "{text}");
+}
+
+#[test]
 fn dot_draws_every_block_and_wire() {
     let text = printed("--dot", &format!("{}{HALF}", hosted_config()));
     assert!(text.starts_with("digraph blocks {"), "{text}");
@@ -277,6 +294,37 @@ fn a_plugin_in_c_drives_a_joint() {
     target[0] = 0.3;
     plane.stream(&mut lease, target, |state| {
         (state.joints[0].setpoint_rad - 0.29).abs() < 1e-9
+    });
+    let loops = &plane.stats.block().loops[0];
+    assert_eq!(loops.block_fault.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_plugin_in_rust_drives_a_joint() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let blocks = format!(
+        "[[plugin]]\nname = \"quiet\"\npath = \"{}\"\nbudget_us = 50000\n\
+         [[block]]\nname = \"pan-quiet\"\nkind = \"quiet.deadband\"\nloop = \"arm-loop\"\n\
+         width_rad = 0.05\ninput.in = \"arm.shoulder_pan.target\"\n\
+         output.out = \"arm.shoulder_pan.setpoint\"\n",
+        compile_rust(directory.path()).display()
+    );
+    let robot = Robot::start_with(&format!("{}{blocks}", hosted_config()), &[]);
+    let mut plane = robot.connect_ready();
+    let mut lease = plane.open_lease();
+    let mut target = [0.5, 0.0, 0.0, 0.0, 0.0, 0.0];
+    plane.stream(&mut lease, target, |state| {
+        state.joints[0].setpoint_rad == 0.5
+    });
+    // Too little to be followed, while another joint shows that the command is in force.
+    (target[0], target[1]) = (0.53, 0.2);
+    plane.stream(&mut lease, target, |state| {
+        state.joints[1].setpoint_rad == 0.2
+    });
+    assert_eq!(plane.state().joints[0].setpoint_rad, 0.5);
+    target[0] = 0.6;
+    plane.stream(&mut lease, target, |state| {
+        state.joints[0].setpoint_rad == 0.6
     });
     let loops = &plane.stats.block().loops[0];
     assert_eq!(loops.block_fault.load(Ordering::Relaxed), 0);

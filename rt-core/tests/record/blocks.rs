@@ -1,9 +1,10 @@
 //! Replay of control blocks: computed again, from arming or from the middle, and compared.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use super::{HOME, POSE, files, frames, recorded, records, replay, replay_same};
-use crate::harness::blocks::{RUNAWAY, backlash, compile, moody};
+use crate::harness::blocks::{ACROSS, RUNAWAY, backlash, compile, fails_across, moody};
 use crate::harness::{Robot, hosted_config};
 use kairo_link::abi::{BlockFaultKind, Cause, Verdict};
 use kairo_link::block_fault::BlockFaultReport;
@@ -240,4 +241,54 @@ fn time_that_ran_out_in_a_plugin_is_replayed_and_a_crash_is_computed_again() {
         let middle = cut_off_the_beginning(&file, directory.path());
         replay_same(&middle);
     }
+}
+
+#[test]
+fn a_loop_follows_another_by_a_wire_stops_when_that_stops_and_replays() {
+    let directory = records();
+    let config = format!("{}{ACROSS}{}", hosted_config(), fails_across());
+    let mut robot = start(&config, directory.path());
+    let mut plane = robot.connect_ready();
+    let mut lease = plane.open_lease();
+    let low = [0.3, 0.0, 0.0, 0.0, 0.0, 0.0];
+    plane.stream(&mut lease, low, |state| {
+        (state.joints[0].setpoint_rad - 0.15).abs() < 1e-9
+    });
+    // The other loop fails, and gives nothing any more.
+    let mut high = low;
+    high[0] = 0.4;
+    plane.stream(&mut lease, high, |state| {
+        state.cause == Cause::BlockFault as u32
+    });
+    let block_of = |index: usize| {
+        let word = &plane.stats.block().loops[index].block_fault;
+        let report = BlockFaultReport::from_word(word.load(Ordering::Relaxed));
+        let report = report.expect("it has failed");
+        let name = plane.welcome.loops[index].blocks[report.block as usize].clone();
+        (name, report.kind)
+    };
+    assert_eq!(block_of(0), ("answer".to_owned(), BlockFaultKind::Stale));
+    assert_eq!(block_of(1).1, BlockFaultKind::NotFinite);
+    plane.wait_for_rest();
+    assert!(robot.terminate().success());
+    let file = files(directory.path(), "0").remove(0);
+    let output = replay(&file, &["--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["same"], true, "{json}");
+    for outcome in json["loops"].as_array().unwrap() {
+        assert!(outcome["blocks_computed"].as_u64() > Some(0), "{json}");
+    }
+    let (status, text) = replay_with(
+        &file,
+        &config.replace("gain = 0.5", "gain = 0.6"),
+        directory.path(),
+    );
+    assert_eq!(status, Some(1), "{text}");
+    assert!(
+        text.contains("block \"half\" (gain): out: recorded"),
+        "{text}"
+    );
+    // What went to the other loop is an input there: it is as recorded.
+    assert!(text.contains("loop arm-loop: "), "{text}");
+    assert_eq!(text.matches("first difference").count(), 1, "{text}");
 }

@@ -16,7 +16,7 @@ import os
 from typing import Any, Callable, Dict, Mapping, Optional, Union
 
 from . import command, endpoint as endpoints
-from .aio_link import Link, answered, within
+from .aio_link import Link, answered, waking, within
 from .errors import CannotConnect, ConnectionLost, DeadlineExceeded, KairoError, Refused
 from .introspection import Method, Namespace, table
 from .messages import Chunk, Event, Item
@@ -96,7 +96,7 @@ class Client:
         """Sends a request that gets no response. Raises as :meth:`call`, but for refusals."""
         link = await self._ensure(asyncio.get_running_loop().time() + self.deadline_s)
         link.send(link.session.notification(method, params))
-        await link.drained()
+        await link.drained(self.deadline_s)
 
     async def methods(self) -> Dict[str, Method]:
         """What the kernel offers, by name; asked once a connection."""
@@ -150,6 +150,13 @@ class Client:
         Raises as :meth:`kairo.Client.claim`.
         """
         return Claim(self, device, deadline_s)
+
+    async def inherited_claim(self) -> "Claim":
+        """As :meth:`kairo.Client.inherited_claim`, but already claimed: no ``async with``."""
+        granted = command.inherited(os.environ)
+        claim = Claim(self, granted["device"], None)
+        claim.epoch, claim._link = granted["epoch"], (await self.open())._link
+        return claim
 
     # ── below: the connection ──
 
@@ -265,8 +272,6 @@ class Subscription:
         """As :meth:`kairo.Subscription.next`; for one task at a time."""
         loop = asyncio.get_running_loop()
         until = None if timeout_s is None else loop.time() + timeout_s
-        arrived = asyncio.Event()
-        self._inbox.wake = arrived.set
         while True:
             item = self._inbox.take()
             if item is not None:
@@ -274,13 +279,12 @@ class Subscription:
                 return item
             if self._inbox.ended:
                 return None
-            arrived.clear()
-            if until is None:
-                await arrived.wait()
-                continue
-            await within(arrived.wait(), until - loop.time())
-            if not arrived.is_set() and loop.time() >= until:
+            left_s = None if until is None else until - loop.time()
+            if left_s is not None and left_s <= 0:
                 raise DeadlineExceeded(f"subscription {self.name}: nothing in {timeout_s} s")
+            arrived = loop.create_future()
+            self._inbox.wake = waking(arrived)
+            await within(arrived, left_s)
 
     async def close(self) -> None:
         """Ends the subscription. What was queued is dropped."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Awaitable, Optional
+from typing import Any, Callable, Optional
 
 from . import command
 from .errors import ConnectionLost, DeadlineExceeded, KairoError, ProtocolError
 from .session import Call, Session
 
 _READ_BYTES = 64 * 1024
+#: Bytes that may wait to be sent before a call waits for them.
+_QUEUED_BYTES = 64 * 1024
 
 
 class Link:
@@ -47,8 +49,17 @@ class Link:
             frames, self.session.outbox = bytes(self.session.outbox), bytearray()
             self.send(frames)
 
-    async def drained(self) -> None:
-        """Waits while too much waits to be sent."""
+    async def drained(self, timeout_s: float) -> None:
+        """Waits, at most so long, while too much waits to be sent."""
+        if self._writer.transport.get_write_buffer_size() < _QUEUED_BYTES:
+            return
+        drain = asyncio.ensure_future(self._drain())
+        try:
+            await within(drain, timeout_s)
+        finally:
+            drain.cancel()
+
+    async def _drain(self) -> None:
         try:
             await self._writer.drain()
         except OSError as error:
@@ -75,15 +86,10 @@ async def answered(
     """Sends a request and waits for its answer; gives it up when that is not to be."""
     loop = asyncio.get_running_loop()
     done: "asyncio.Future[None]" = loop.create_future()
-
-    def wake() -> None:
-        if not done.done():
-            done.set_result(None)
-
-    call.wake = wake
+    call.wake = waking(done)
     try:
         link.send(frame)
-        await within(link.drained(), until - loop.time())
+        await link.drained(until - loop.time())
         if not call.done:
             await within(done, until - loop.time())
         if not call.done:
@@ -97,9 +103,20 @@ async def answered(
     call.outcome()
 
 
-async def within(what: Awaitable[Any], timeout_s: float) -> None:
-    """Waits for ``what``, or until the time is over: the caller looks which."""
-    try:
-        await asyncio.wait_for(what, max(0.0, timeout_s))
-    except asyncio.TimeoutError:
-        return
+def waking(future: "asyncio.Future[None]") -> Callable[[], None]:
+    """What ends ``future``, once."""
+
+    def wake() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    return wake
+
+
+async def within(what: "asyncio.Future[Any]", timeout_s: Optional[float]) -> None:
+    """Waits for ``what``, or until the time is over: the caller looks which.
+
+    Not ``asyncio.wait_for``: before Python 3.12 that one loses a cancellation that arrives
+    together with the result.
+    """
+    await asyncio.wait({what}, timeout=None if timeout_s is None else max(0.0, timeout_s))

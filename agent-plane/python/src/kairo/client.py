@@ -172,6 +172,14 @@ class Client:
         link, call = self._open("device.claim", params, deadline_s, undo=release_late)
         return Claim(self, link, device, call.result)
 
+    def inherited_claim(self) -> "Claim":
+        """The claim that ``kairo device claim DEVICE -- PROGRAM`` handed over to this program.
+
+        Leaving its ``with`` releases it. Raises :class:`kairo.EndpointError` when there is none.
+        """
+        granted = command.inherited(os.environ)
+        return Claim(self, self._link, granted["device"], granted)
+
     # ── below: one link, one thread ──
 
     @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Dict, Mapping, Optional, Sequence, Union
 
+from .errors import EndpointError
+
 #: All joints in order, or some by name; rad, or rad/s.
 Targets = Union[Mapping[str, float], Sequence[float]]
 
@@ -55,6 +57,17 @@ def meta(
         whole["idempotency_key"] = idempotency_key
     whole.update(given or {})
     return whole
+
+
+def inherited(variables: Mapping[str, str]) -> Dict[str, Any]:
+    """The claim that came with an inherited connection. Raises :class:`kairo.EndpointError`."""
+    device, epoch = variables.get("KAIRO_CLAIM_DEVICE"), variables.get("KAIRO_CLAIM_EPOCH", "")
+    if not device or not (epoch.isascii() and epoch.isdigit()):
+        raise EndpointError(
+            "no claim was handed over: start this program with "
+            "`kairo device claim DEVICE -- PROGRAM`"
+        )
+    return {"device": device, "epoch": int(epoch)}
 
 
 def late(method: str, deadline_s: float) -> str:

@@ -63,6 +63,20 @@ impl Load {
         }
     }
 
+    /// How many times as long as others its windows are. Hardly anything happens on an idle
+    /// machine, so that its maximum takes long to be seen; and its seconds cost the host nothing.
+    pub const fn patience(self) -> u64 {
+        match self {
+            Self::Idle => 10,
+            _ => 1,
+        }
+    }
+
+    /// Whether it is something the lab does to the machine in the window.
+    pub const fn is_a_trouble(self) -> bool {
+        !self.is_a_session() && !matches!(self, Self::Idle)
+    }
+
     /// Whether it is a process in an agent's session; the others are done by the lab.
     pub const fn is_a_session(self) -> bool {
         matches!(

@@ -4,6 +4,7 @@
 //! without a wire, joints driven twice, circles. What comes out is indices and the order of
 //! execution, so that nothing after this module looks a name up.
 
+mod crossing;
 mod plugins;
 mod read;
 mod source;
@@ -12,6 +13,7 @@ mod wires;
 use kairo_blocks::graph::Graph;
 use kairo_blocks::unit::Unit;
 
+pub use crossing::closes_circle;
 pub(super) use plugins::load as load_plugins;
 pub(super) use read::{Surroundings, read};
 
@@ -70,6 +72,23 @@ pub enum Read {
         /// Index of the device.
         device: usize,
     },
+    /// The newest output of a block of another loop.
+    Crossing(Crossing),
+}
+
+/// A wire from one loop to another: the newest value, with its age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crossing {
+    /// The loop it comes from.
+    pub from_loop: usize,
+    /// The node there.
+    pub from_node: usize,
+    /// Its output.
+    pub from_port: usize,
+    /// The node here that reads it.
+    pub node: usize,
+    /// The value may be this old, ms.
+    pub age_max_ms: u64,
 }
 
 /// A joint that a block drives.

@@ -12,11 +12,12 @@ use kairo_blocks::settings::{Settings, Table, Value};
 use super::super::diagnostic::{Problems, nearest};
 use super::super::table::TableReader;
 use super::super::{DeviceConfig, LoopConfig};
+use super::crossing::AGE_KEY;
 use super::wires::{Wiring, wire};
 use super::{BLOCKS_MAX, LoopBlocks, source};
 
 /// Keys of every block, whatever its kind.
-const COMMON: [&str; 5] = ["name", "kind", "loop", "input", "output"];
+const COMMON: [&str; 6] = ["name", "kind", "loop", "input", "output", AGE_KEY];
 
 /// A block whose ports are known.
 pub(super) struct Placed {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use kairo_blocks::graph::Wire;
 
-use super::{Drive, Read, Signal};
+use super::{Crossing, Drive, Read, Signal, closes_circle};
 use crate::config::{ConfigError, RobotConfig, parse};
 
 const SO101: &str = include_str!("../../../../board/robots/so101.toml");
@@ -241,22 +241,88 @@ fn a_circle_is_refused_by_name_and_a_delay_breaks_it() {
     assert_eq!(robot.blocks[0].order, [0, 1, 2], "the delay comes last");
 }
 
+/// A slower loop that halves what the first one has filtered and gives it back.
+const THERE_AND_BACK: &str = r#"
+[[loop]]
+name = "slow"
+period_us = 20000
+priority = 79
+overrun = "skip"
+
+[[block]]
+name = "ask"
+kind = "sum"
+loop = "arm-loop"
+unit = "rad"
+max_age_ms = 100
+input.in_1 = "arm.shoulder_pan.target"
+input.in_2 = "half.out"
+
+[[block]]
+name = "half"
+kind = "gain"
+loop = "slow"
+unit = "rad"
+gain = 0.5
+max_age_ms = 50
+input.in = "ask.out"
+"#;
+
 #[test]
-fn wires_do_not_cross_loops() {
-    let other = "\n[[loop]]\nname = \"slow\"\nperiod_us = 20000\npriority = 79\n\
-                 overrun = \"skip\"\n";
-    let text = problem(&format!(
-        "{other}{}",
-        FILTER
-            .replace("pan-filter\"", "f\"")
-            .replace("loop = \"arm-loop\"", "loop = \"slow\"")
-            .replace("output.out = \"arm.shoulder_pan.setpoint\"\n", "")
-    ));
+fn a_wire_between_loops_carries_the_newest_value_and_its_greatest_age() {
+    let robot = check(THERE_AND_BACK).unwrap_or_else(|error| panic!("{error}"));
+    let back = Crossing {
+        from_loop: 1,
+        from_node: 0,
+        from_port: 0,
+        node: 0,
+        age_max_ms: 100,
+    };
+    assert_eq!(robot.blocks[0].reads[1], Read::Crossing(back));
+    assert!(closes_circle(&robot.blocks, 0, &back));
+    let once = THERE_AND_BACK.replace("input.in_2 = \"half.out\"", "input.in_2 = 0.0");
+    let once = once.replace("max_age_ms = 100\n", "");
+    let robot = check(&once).unwrap_or_else(|error| panic!("{error}"));
+    let [Read::Crossing(there)] = robot.blocks[1].reads[..] else {
+        panic!("{:?}", robot.blocks[1].reads);
+    };
+    assert_eq!((there.from_loop, there.age_max_ms), (0, 50));
+    assert!(!closes_circle(&robot.blocks, 1, &there));
+}
+
+#[test]
+fn a_wire_between_loops_without_a_good_age_or_unit_is_refused() {
+    let with = |from: &str, to: &str| {
+        assert_eq!(THERE_AND_BACK.matches(from).count(), 1, "{from}");
+        problem(&THERE_AND_BACK.replace(from, to))
+    };
+    let text = with("max_age_ms = 50\n", "");
     assert!(
-        text.contains("runs on loop \"arm-loop\", block \"f\" on \"slow\""),
+        text.contains("\"ask.out\" comes from loop \"arm-loop\""),
         "{text}"
     );
-    assert!(text.contains("wires do not cross loops"), "{text}");
+    let text = with("max_age_ms = 100", "max_age_ms = 39");
+    let arithmetic = "39 ms are less than two periods of loop \"slow\": 2 * 20000 us";
+    assert!(text.contains(arithmetic), "{text}");
+    let text = with("max_age_ms = 50", "max_age_ms = 2.5");
+    assert!(text.contains("no whole number from 1 to 10000"), "{text}");
+    let text = with("gain = 0.5\n", "gain = 0.5\noutput_unit = \"m\"\n");
+    assert!(
+        text.contains("\"half.out\" is in m, the port in rad"),
+        "{text}"
+    );
+    let text = with("input.in_2 = \"half.out\"", "input.in_2 = 0.0");
+    assert!(
+        text.contains("no input of this block comes from another loop"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_signal_of_another_loops_device_is_read_by_a_block_of_that_loop() {
+    let text = problem(&THERE_AND_BACK.replace("\"ask.out\"", "\"arm.shoulder_pan.target\""));
+    assert!(text.contains("belongs to loop \"arm-loop\""), "{text}");
+    assert!(text.contains("read it in a block of that loop"), "{text}");
 }
 
 #[test]
@@ -285,7 +351,7 @@ fn every_example_of_the_reference_is_a_good_configuration() {
         assert!(!robot.blocks[0].drives.is_empty(), "{example}");
         count += 1;
     }
-    assert_eq!(count, 2);
+    assert_eq!(count, 3);
 }
 
 #[test]

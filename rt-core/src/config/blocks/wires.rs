@@ -10,7 +10,7 @@ use kairo_blocks::unit::Unit;
 
 use super::super::diagnostic::{Problems, nearest};
 use super::read::{Placed, Surroundings};
-use super::{Drive, LoopBlocks, Read, Signal};
+use super::{Crossing, Drive, LoopBlocks, Read, Signal, crossing};
 
 /// What wires of all blocks have in common.
 pub(super) struct Wiring<'w> {
@@ -53,7 +53,7 @@ pub(super) fn wire(
         return Vec::new();
     };
     let inputs = side(&block.table, "input", &design.inputs, problems);
-    let mut wires = Vec::new();
+    let (mut wires, mut whole) = (Vec::new(), true);
     for port in &design.inputs {
         let entry = inputs.and_then(|table| table.get(&port.name));
         let wire = match (entry, port.unwired) {
@@ -70,7 +70,17 @@ pub(super) fn wire(
                 None
             }
         };
+        whole &= wire.is_some();
         wires.push(wire.unwrap_or(Wire::Constant(0.0)));
+    }
+    let crosses = |read: &Read| matches!(read, Read::Crossing(one) if one.node == block.node);
+    let has_age = block.table.get(crossing::AGE_KEY);
+    if let (Some(entry), false) = (has_age, inside.reads.iter().any(crosses))
+        && whole
+    {
+        let key = format!("block.{}", crossing::AGE_KEY);
+        let message = "is of no use: no input of this block comes from another loop";
+        problems.add(entry.key_span.clone(), key, message, "remove it");
     }
     if let Some(outputs) = side(&block.table, "output", &design.outputs, problems) {
         for entry in &outputs.entries {
@@ -147,14 +157,15 @@ fn source(
             return None;
         }
     };
-    if Some(found.control_loop) != block.control_loop {
+    let crosses = Some(found.control_loop) != block.control_loop;
+    if let (true, FoundWire::Read(_)) = (crosses, &found.wire) {
         let names = &wiring.around.loops;
         let own = block.control_loop.map_or("", |index| names[index].0);
         let message = format!(
-            "\"{text}\" runs on loop \"{}\", block \"{}\" on \"{own}\": their rates differ",
+            "\"{text}\" belongs to loop \"{}\", block \"{}\" runs on \"{own}\"",
             names[found.control_loop].0, block.name
         );
-        let fix = "put both on one loop; wires do not cross loops";
+        let fix = "read it in a block of that loop, and the output of that block from here";
         problems.add(entry.span.clone(), key, message, fix);
         return None;
     }
@@ -165,6 +176,18 @@ fn source(
         return None;
     }
     Some(match found.wire {
+        FoundWire::Output { node, port } if crosses => {
+            let age_max_ms =
+                crossing::age(block, text, found.control_loop, wiring.around, problems)?;
+            let crossing = Crossing {
+                from_loop: found.control_loop,
+                from_node: node,
+                from_port: port,
+                node: block.node,
+                age_max_ms,
+            };
+            Wire::External(number_of(Read::Crossing(crossing), inside))
+        }
         FoundWire::Output { node, port } => Wire::Output { node, port },
         FoundWire::Read(read) => Wire::External(number_of(read, inside)),
     })
