@@ -93,8 +93,8 @@ fn main() -> anyhow::Result<ExitCode> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Connecting to kairo-rt and opening the event log block; each may be stuck once while it is
-        // tried anew.
+        // Connecting to kairo-rt and opening the event log block; each may be stuck once while it
+        // is tried anew.
         .max_blocking_threads(4)
         .build()
         .context("cannot start the event loop")?;

@@ -2,8 +2,9 @@
 //!
 //! Delivery enters a connection's queue only while there is room and credit. With `drop` what
 //! finds none is lost and the next delivery says so; with `block` and `spill` it waits, which holds
-//! up this subscription alone ([`crate::delivery`] delivers events). Nothing is buffered per subscription, so memory is bounded by the
-//! connection's queue and the bus's ring.
+//! up this subscription alone ([`crate::delivery`] delivers events). Nothing is buffered per
+//! subscription but a page of the log, so memory is bounded by the connection's queue and the
+//! bus's ring.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
