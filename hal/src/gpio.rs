@@ -6,21 +6,31 @@
 //! Reading and setting are rt-safe: one ioctl, no allocation, no lock of ours. On a chip behind
 //! I2C or SPI that ioctl waits for its bus; nothing here can see that.
 //!
-//! What it does not do: edges and time stamps (a level that is read every period cannot lose one),
-//! and debouncing, which is a decision of whoever reads.
+//! An input can also wake: the kernel notes its edges towards the active level, and the line's
+//! descriptor becomes readable. Chips without interrupts have none, and wires may make more of them
+//! than anybody wants ([`EdgeSwitch`]); so a level that is read every period stays what counts.
+//!
+//! What it does not do: time stamps, and debouncing, which is a decision of whoever reads.
 
 use std::fmt;
 use std::fs::{self, File};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use gpiocdev_uapi::v2::{
-    Error, LineConfig, LineFlags, LineRequest, LineValues, Name, Offsets, get_chip_info, get_line,
-    get_line_info, get_line_values, set_line_values,
+    Error, LineConfig, LineEdgeEvent, LineFlags, LineRequest, LineValues, Name, Offsets,
+    get_chip_info, get_line, get_line_info, get_line_values, read_event, set_line_config,
+    set_line_values,
 };
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 /// Lines that an error names at most.
 const NAMED_MAX: usize = 40;
+/// Edges that the kernel keeps for a line, and that are taken at once; more are dropped there.
+const EDGES_KEPT: usize = 16;
+/// Words of one of them.
+const EDGE_WORDS: usize = size_of::<LineEdgeEvent>() / 8;
 
 /// Which line of which chip.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,8 +85,31 @@ pub enum GpioError {
         /// Where it is.
         places: String,
     },
+    /// Somebody else has it.
+    #[error("GPIO line {wanted} is in use by {user}; stop that, or give another line")]
+    Busy {
+        /// The line.
+        wanted: String,
+        /// Who has it, as far as the kernel knows.
+        user: String,
+    },
+    /// The chip has no such line.
+    #[error(
+        "GPIO line {wanted} cannot be made an {direction}{bias}: {errno}; give a line of the chip \
+         that can, or bias = \"as-is\" with a resistor on the wire"
+    )]
+    Unable {
+        /// The line.
+        wanted: String,
+        /// `input` or `output`.
+        direction: &'static str,
+        /// The bias that was asked for, in words; empty without.
+        bias: &'static str,
+        /// What the kernel said.
+        errno: Errno,
+    },
     /// The kernel does not give it.
-    #[error("GPIO line {wanted} cannot be opened: {errno}; is another driver or program using it?")]
+    #[error("GPIO line {wanted} cannot be opened: {errno}; may kairo-rt open its chip?")]
     Refused {
         /// The line.
         wanted: String,
@@ -191,18 +224,22 @@ fn present(chips: &[Chip]) -> String {
 #[derive(Debug)]
 pub struct Input {
     request: File,
+    config: LineConfig,
+    wakes: bool,
 }
 
 impl Input {
-    /// Takes the line. `acts_when_high`: which level is the active one. setup-only.
+    /// Takes the line. `acts_when_high`: which level is the active one. `wakes`: whether its edges
+    /// shall make the descriptor readable; where the chip has none they do not. setup-only.
     ///
     /// # Errors
-    /// When it is not there, or not free.
+    /// When it is not there, not free, or no such input.
     pub fn open(
         chips: &[Chip],
         address: &LineAddress,
         bias: Bias,
         acts_when_high: bool,
+        wakes: bool,
     ) -> Result<Self, GpioError> {
         let mut flags = LineFlags::INPUT;
         flags |= match bias {
@@ -215,8 +252,26 @@ impl Input {
             flags,
             ..LineConfig::default()
         };
-        let request = request(chips, address, config)?;
-        Ok(Self { request })
+        let mut with_edges = config.clone();
+        // "Rising" is from rest to the active level, whichever that is.
+        with_edges.flags |= LineFlags::EDGE_RISING;
+        if wakes && let Ok(request) = request(chips, address, with_edges) {
+            // A read of edges that are not there must not wait.
+            let waits = fcntl(&request, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).is_err();
+            if !waits {
+                return Ok(Self {
+                    request,
+                    config,
+                    wakes,
+                });
+            }
+        }
+        let request = request(chips, address, config.clone())?;
+        Ok(Self {
+            request,
+            config,
+            wakes: false,
+        })
     }
 
     /// Whether the line is at its active level now. rt-safe.
@@ -227,6 +282,62 @@ impl Input {
         let mut values = LineValues { bits: 0, mask: 1 };
         get_line_values(&self.request, &mut values).map_err(|error| errno(&error))?;
         Ok(values.bits & 1 != 0)
+    }
+
+    /// Whether the kernel notes edges of this line. rt-safe.
+    pub const fn wakes(&self) -> bool {
+        self.wakes
+    }
+
+    /// Takes what edges the kernel has noted, and says whether there was any. Does not wait.
+    /// rt-safe: one read of a bounded queue.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn take_edges(&self) -> Result<bool, Errno> {
+        let mut edges = [0_u64; EDGES_KEPT * EDGE_WORDS];
+        match read_event(&self.request, &mut edges) {
+            Ok(words) => Ok(words > 0),
+            Err(error) => match errno(&error) {
+                Errno::EAGAIN | Errno::EINTR => Ok(false),
+                errno => Err(errno),
+            },
+        }
+    }
+
+    /// What switches the edges off while another thread reads the line; none without edges.
+    /// setup-only.
+    pub fn edge_switch(&self) -> Option<EdgeSwitch> {
+        let request = self.request.try_clone().ok();
+        request.filter(|_| self.wakes).map(|request| EdgeSwitch {
+            request,
+            config: self.config.clone(),
+        })
+    }
+}
+
+impl AsFd for Input {
+    /// Becomes readable with an edge.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.request.as_fd()
+    }
+}
+
+/// Switches a line's edges off: each one is an interrupt, and a wire may make a million a second.
+#[derive(Debug)]
+pub struct EdgeSwitch {
+    request: File,
+    config: LineConfig,
+}
+
+impl EdgeSwitch {
+    /// Off, until the line is opened anew; its level is read as before. Ordinary threads: the
+    /// kernel waits for the line's interrupt handler.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn switch_off(&self) -> Result<(), Errno> {
+        set_line_config(&self.request, self.config.clone()).map_err(|error| errno(&error))
     }
 }
 
@@ -240,7 +351,7 @@ impl Output {
     /// Takes the line and drives it low at once. setup-only.
     ///
     /// # Errors
-    /// When it is not there, or not free.
+    /// When it is not there, not free, or no output.
     pub fn open_low(chips: &[Chip], address: &LineAddress) -> Result<Self, GpioError> {
         let mut config = LineConfig {
             flags: LineFlags::OUTPUT,
@@ -266,20 +377,56 @@ impl Output {
 
 fn request(chips: &[Chip], address: &LineAddress, config: LineConfig) -> Result<File, GpioError> {
     let (path, offset) = find(chips, address)?;
-    let refused = |errno| GpioError::Refused {
-        wanted: address.to_string(),
-        errno,
+    let wanted = address.to_string();
+    let flags = config.flags;
+    let chip = match File::open(path) {
+        Ok(chip) => chip,
+        Err(error) => {
+            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+            return Err(GpioError::Refused { wanted, errno });
+        }
     };
-    let chip = File::open(path)
-        .map_err(|error| refused(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))?;
     let request = LineRequest {
         offsets: Offsets::from_slice(&[offset]),
         consumer: Name::from("kairo-rt"),
         config,
         num_lines: 1,
+        event_buffer_size: EDGES_KEPT as u32,
         ..LineRequest::default()
     };
-    get_line(&chip, request).map_err(|error| refused(errno(&error)))
+    get_line(&chip, request).map_err(|error| match errno(&error) {
+        Errno::EBUSY => GpioError::Busy {
+            wanted,
+            user: user(&chip, offset),
+        },
+        errno @ (Errno::EINVAL | Errno::ENOTSUP | Errno::EIO | Errno::ENXIO) => GpioError::Unable {
+            wanted,
+            direction: if flags.contains(LineFlags::OUTPUT) {
+                "output"
+            } else {
+                "input"
+            },
+            bias: if flags.contains(LineFlags::BIAS_PULL_UP) {
+                " with a pull-up"
+            } else if flags.contains(LineFlags::BIAS_PULL_DOWN) {
+                " with a pull-down"
+            } else {
+                ""
+            },
+            errno,
+        },
+        errno => GpioError::Refused { wanted, errno },
+    })
+}
+
+/// Who has a line that is busy.
+fn user(chip: &File, offset: u32) -> String {
+    let info = get_line_info(chip, offset);
+    let name = info.map(|info| String::from(&info.consumer));
+    match name.unwrap_or_default().as_str() {
+        "" => "somebody that the kernel has no name for".to_owned(),
+        name => format!("\"{name}\""),
+    }
 }
 
 fn errno(error: &Error) -> Errno {

@@ -256,6 +256,7 @@ pub fn describe(robot: &RobotConfig) -> Welcome {
             .map(|device| describe_device(robot, device))
             .collect(),
         bringup: Vec::new(),
+        lines: Vec::new(),
     }
 }
 

@@ -123,13 +123,6 @@ fn configured(arguments: &Arguments, registry: &Registry) -> Result<RobotConfig,
     let mut robot = config::load_with(file, registry).map_err(|error| error.to_string())?;
     robot.strict = (robot.strict || arguments.strict) && !arguments.no_strict;
     robot.trace_system_calls |= arguments.trace_system_calls;
-    if robot.estop.has_lines() {
-        let file = file.display();
-        return Err(format!(
-            "{file}: [estop]: input, reset and charge_pump are checked, but this kairo-rt does not \
-             serve GPIO lines yet; remove them, and stop by `kairo rt estop`"
-        ));
-    }
     for text in &arguments.port {
         let (name, path) = text
             .split_once('=')

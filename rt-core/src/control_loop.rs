@@ -234,6 +234,8 @@ impl ControlLoop {
             }
         }
         let (words, reader) = (self.shared.estop(), &mut self.reader);
+        self.tap
+            .input_some(of_loop(tag::LINES), || reader.lines(tick.time, words));
         let robot = self.tap.input(of_loop(tag::SAFETY), || {
             RobotFlags::from(reader.read(tick.time, words))
         });
@@ -244,7 +246,8 @@ impl ControlLoop {
         robot.conditions = robot.conditions.with(failed, self.block_failed);
         let troubled = self.seats.iter().filter(|seat| seat.is_in_trouble());
         let troubled = troubled.count();
-        let (mut news, mut healthy) = (false, true);
+        let pressed = robot.conditions.has(kairo_failsafe::Cause::Estop);
+        let (mut news, mut healthy) = (false, !pressed);
         for seat in &mut self.seats {
             let others = troubled - usize::from(seat.is_in_trouble());
             let linked = kairo_failsafe::Cause::DeviceLink;
@@ -254,10 +257,23 @@ impl ControlLoop {
             healthy &= seat.is_healthy();
         }
         self.reader.answer(words, self.index);
+        if let Some(stop) = self.reader.take_line_stop() {
+            self.count_line_stop(tick, stop);
+        }
+        let words = self.shared.estop();
         if healthy {
             words.pump(self.index);
         }
         news
+    }
+
+    /// This tick has decided upon stop `number` by a GPIO line.
+    fn count_line_stop(&self, tick: Tick, number: u64) {
+        let words = &self.stats.block().lines.loops[self.index];
+        words.decided_in_tick.store(tick.number, Ordering::Relaxed);
+        words.decided_ns.store(tick.time.0, Ordering::Relaxed);
+        // Pairs with the load of whoever reports it: the words above are visible.
+        words.decided_stop.store(number, Ordering::Release);
     }
 
     /// Ends every lease, and every device takes its declared safe action.

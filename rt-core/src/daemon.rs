@@ -22,6 +22,7 @@ use kairo_blocks::containment;
 use kairo_link::MonoNs;
 use kairo_link::block_fault::BlockFaultReport;
 use kairo_link::control::BringupCheck;
+use kairo_link::lines::LineDescription;
 use kairo_link::operator;
 use kairo_link::segment::{Kind, PeerAccess, Segment, SegmentError};
 use kairo_link::stats::{self, Stats};
@@ -43,6 +44,7 @@ use crate::config::{EstopConfig, RobotConfig};
 use crate::control_loop::ControlLoop;
 use crate::estop_memory::EstopMemory;
 use crate::journal::note;
+use crate::lines::{self, Lines, Storms};
 use crate::link_server::{EpochCounter, LinkServer, ListenError, Listener, Safety};
 use crate::operator::{Desk, OperatorServer};
 use crate::periodic::{self, Periodic, Terms};
@@ -112,12 +114,12 @@ pub struct Options<'p> {
 
 /// A thread and what it gives back: real-time threads give themselves back, to be dropped here.
 type Worker<T> = (String, JoinHandle<T>);
-/// The bus threads, the loop threads, and what bring-up read back of both.
-type RealTimeThreads = (
-    Vec<Worker<BusLoop>>,
-    Vec<Worker<ControlLoop>>,
-    Vec<BringupCheck>,
-);
+/// The real-time threads.
+struct RealTimeThreads {
+    buses: Vec<Worker<BusLoop>>,
+    loops: Vec<Worker<ControlLoop>>,
+    lines: Vec<Worker<Lines>>,
+}
 
 /// Runs the robot until SIGTERM or SIGINT.
 ///
@@ -142,13 +144,14 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     let listener = Listener::bind(&options.run_dir.join("rt.sock"), options.agent_uid)?;
     let (recorder, taps) = recorder::prepare(robot, options.run_dir, &stats);
     let made = assemble(robot, &stats, &bell, &shared, taps);
+    let (lines, described, mut storms) = prepare_lines(robot, &stats, &shared, &mut bringup);
     let (mut helpers, open) = start_helpers(made.supervisors, &helper_mask, &shared)?;
-    let (desk, operators) = start_operators(robot, options.run_dir, &helper_mask, &shared, memory)?;
-    helpers.push(operators);
+    let desk = desk(robot, &described, &stats, &shared, memory);
+    helpers.push(start_operators(&desk, options.run_dir, &helper_mask)?);
     // Not one of the helpers: its disk may hang, and nobody waits for that.
     let recording = start_recorder(recorder, &helper_mask, &shared)?;
-    let (buses, loops, checks) =
-        start_real_time(made.buses, made.loops).inspect_err(|_| shared.stop())?;
+    let (threads, checks) =
+        start_real_time(made.buses, made.loops, lines).inspect_err(|_| shared.stop())?;
     bringup.extend(checks);
     bringup.extend(ordinary_threads::check_all(
         &real_time_threads(&stats),
@@ -161,7 +164,7 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
         false => first_required(&bringup),
     };
     let mut welcome = describe(robot);
-    (welcome.armed, welcome.bringup) = (armed, bringup);
+    (welcome.armed, welcome.bringup, welcome.lines) = (armed, bringup, described);
     let server = LinkServer {
         safety: Safety::new(Arc::clone(&desk), robot.estop.clear_over_ipc),
         listener,
@@ -182,13 +185,13 @@ pub fn run(robot: &RobotConfig, options: &Options<'_>) -> Result<(), DaemonError
     let _ = open.send(server);
 
     announce(robot, armed, &not_armed_because, &notifier);
-    watch(&signals, &notifier, &desk, robot, &stats);
+    watch(&signals, &notifier, &desk, robot, &mut storms);
     notifier.send("STOPPING=1");
     note(format_args!(
         "kairo-rt: stopping: leases end, motions come to rest"
     ));
     shared.stop();
-    let stopped = stop_all(&shared, loops, buses, helpers);
+    let stopped = stop_all(&shared, threads, helpers);
     end_recorder(recording);
     stopped
 }
@@ -203,39 +206,52 @@ fn announce(robot: &RobotConfig, armed: bool, not_armed_because: &str, notifier:
     notifier.send(&format!("READY=1\nSTATUS={status}"));
 }
 
+/// Opens the GPIO lines and puts what became of it into the table.
+fn prepare_lines(
+    robot: &RobotConfig,
+    stats: &Stats,
+    shared: &Arc<Shared>,
+    bringup: &mut Vec<BringupCheck>,
+) -> (Option<(Lines, Terms)>, Vec<LineDescription>, Option<Storms>) {
+    let Some(prepared) = lines::prepare(robot, stats, shared) else {
+        return (None, Vec::new(), None);
+    };
+    bringup.extend(prepared.checks);
+    let (work, storms) = (Some(prepared.work), Some(prepared.storms));
+    (work, prepared.described, storms)
+}
+
+fn desk(
+    robot: &RobotConfig,
+    lines: &[LineDescription],
+    stats: &Stats,
+    shared: &Arc<Shared>,
+    memory: EstopMemory,
+) -> Arc<Desk> {
+    let devices = robot.devices.iter().map(|device| device.name.clone());
+    Arc::new(Desk {
+        shared: Arc::clone(shared),
+        memory,
+        devices: devices.collect(),
+        lines: lines.to_vec(),
+        loops: robot.loops.len(),
+        stats: stats.clone(),
+    })
+}
+
 /// Serves `operator.sock`. For nobody of the agent plane, whoever that is: only root and the own
 /// user.
 fn start_operators(
-    robot: &RobotConfig,
+    desk: &Arc<Desk>,
     run_dir: &Path,
     mask: &BTreeSet<usize>,
-    shared: &Arc<Shared>,
-    memory: EstopMemory,
-) -> Result<(Arc<Desk>, Worker<()>), DaemonError> {
+) -> Result<Worker<()>, DaemonError> {
     let own = nix::unistd::geteuid().as_raw();
-    let listener = Listener::bind(&run_dir.join(operator::SOCKET_NAME), own)?;
-    let desk = Arc::new(Desk {
-        shared: Arc::clone(shared),
-        memory,
-        devices: robot
-            .devices
-            .iter()
-            .map(|device| device.name.clone())
-            .collect(),
-        inputs: robot
-            .estop
-            .inputs
-            .iter()
-            .map(|input| input.name.clone())
-            .collect(),
-        loops: robot.loops.len(),
-    });
     let server = OperatorServer {
-        listener,
-        desk: Arc::clone(&desk),
+        listener: Listener::bind(&run_dir.join(operator::SOCKET_NAME), own)?,
+        desk: Arc::clone(desk),
     };
-    let thread = ordinary("operators", mask, move || server.run())?;
-    Ok((desk, thread))
+    ordinary("operators", mask, move || server.run())
 }
 
 fn end_recorder(recording: Vec<Worker<()>>) {
@@ -373,7 +389,8 @@ fn real_time_threads(stats: &Stats) -> Vec<u64> {
     let block = stats.block();
     let loops = block.loops.iter().map(|each| &each.periods.thread);
     let buses = block.buses.iter().map(|each| &each.periods.thread);
-    let threads = loops.chain(buses);
+    let lines = std::iter::once(&block.lines.periods.thread);
+    let threads = loops.chain(buses).chain(lines);
     threads
         .map(|thread| thread.tid.load(Ordering::Relaxed))
         .collect()
@@ -400,18 +417,25 @@ fn block_panics(robot: &RobotConfig) -> Option<BringupCheck> {
 fn start_real_time(
     buses: Vec<(BusLoop, Terms)>,
     loops: Vec<(ControlLoop, Terms)>,
-) -> Result<RealTimeThreads, DaemonError> {
-    let count = loops.len() + buses.len();
+    lines: Option<(Lines, Terms)>,
+) -> Result<(RealTimeThreads, Vec<BringupCheck>), DaemonError> {
+    let count = loops.len() + buses.len() + usize::from(lines.is_some());
     let (report, reports) = sync_channel(count);
-    let mut bus_threads = Vec::new();
+    let mut threads = RealTimeThreads {
+        buses: Vec::new(),
+        loops: Vec::new(),
+        lines: Vec::new(),
+    };
     for (bus, terms) in buses {
-        bus_threads.push(real_time(bus, terms, &report)?);
+        threads.buses.push(real_time(bus, terms, &report)?);
     }
-    let mut loop_threads = Vec::new();
     for (control_loop, terms) in loops {
-        loop_threads.push(real_time(control_loop, terms, &report)?);
+        threads.loops.push(real_time(control_loop, terms, &report)?);
     }
-    Ok((bus_threads, loop_threads, collect(&reports, count)?))
+    if let Some((lines, terms)) = lines {
+        threads.lines.push(real_time(lines, terms, &report)?);
+    }
+    Ok((threads, collect(&reports, count)?))
 }
 
 fn real_time<P: Periodic + Send + 'static>(
@@ -486,8 +510,14 @@ fn decide(bringup: &[BringupCheck], strict: bool, stats: &Stats, shared: &Shared
 }
 
 /// Beats the watchdog while every loop ticks; returns when a signal asks for the end.
-fn watch(signals: &SignalFd, notifier: &Notifier, desk: &Desk, robot: &RobotConfig, stats: &Stats) {
-    let shared = &desk.shared;
+fn watch(
+    signals: &SignalFd,
+    notifier: &Notifier,
+    desk: &Desk,
+    robot: &RobotConfig,
+    storms: &mut Option<Storms>,
+) {
+    let (shared, stats) = (&desk.shared, &desk.stats);
     let mut told = vec![false; robot.loops.len()];
     let mut failed = vec![false; robot.loops.len()];
     let interval = notifier.beat_interval();
@@ -501,6 +531,9 @@ fn watch(signals: &SignalFd, notifier: &Notifier, desk: &Desk, robot: &RobotConf
         }
         tell_traced_calls(robot, stats, &mut told);
         tell_block_faults(robot, stats, &mut failed);
+        if let Some(storms) = storms {
+            storms.calm();
+        }
         // What was latched by a line or at the start, and what a reset button cleared.
         let words = shared.estop();
         desk.memory.look(words, desk.loops, desk.devices.len());
@@ -552,16 +585,16 @@ fn tell_traced_calls(robot: &RobotConfig, stats: &Stats, told: &mut [bool]) {
     }
 }
 
-fn stop_all<A, B>(
+fn stop_all(
     shared: &Shared,
-    loops: Vec<Worker<A>>,
-    buses: Vec<Worker<B>>,
+    threads: RealTimeThreads,
     helpers: Vec<Worker<()>>,
 ) -> Result<(), DaemonError> {
     let deadline = Instant::now() + STOP_PATIENCE;
-    join(loops, deadline)?;
+    join(threads.loops, deadline)?;
     shared.set_loops_done();
-    join(buses, deadline)?;
+    join(threads.buses, deadline)?;
+    join(threads.lines, deadline)?;
     join(helpers, deadline)
 }
 

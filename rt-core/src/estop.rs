@@ -3,7 +3,7 @@
 //!
 //! rt-safe for the loops: every tick reads a handful of words. Writers are the operator socket
 //! ([`crate::operator`]), the link server (which can ask for an e-stop, and for a clear only where
-//! the robot allows it), and whoever looks at lines ([`Estop::saw`]; nothing does yet).
+//! the robot allows it), and the thread that looks at the lines ([`crate::lines`]).
 //! There is no latch here: every device's failsafe machine latches for itself, from flags that all
 //! of them see, so no writer can undo a stop by writing a word.
 //!
@@ -43,8 +43,10 @@ pub struct Estop {
     deferred: AtomicU8,
     /// Time of the newest look at the lines, shifted, and what was seen.
     look: AtomicU64,
-    /// The inputs that were open, bit n for input n.
+    /// The lines that were not good, as a set of `kairo_link::lines`.
     open: AtomicU64,
+    /// Stops by lines: one that is over before a loop looks is not lost.
+    line_stops: AtomicU64,
     answers: [AtomicU64; MAX_LOOPS],
     /// The stops that each loop has decided upon.
     stopped: [AtomicU64; MAX_LOOPS],
@@ -78,6 +80,7 @@ impl Estop {
             deferred: AtomicU8::new(0),
             look: AtomicU64::new(0),
             open: AtomicU64::new(0),
+            line_stops: AtomicU64::new(0),
             answers: [const { AtomicU64::new(0) }; MAX_LOOPS],
             stopped: [const { AtomicU64::new(0) }; MAX_LOOPS],
             pumps: [const { AtomicU64::new(0) }; MAX_LOOPS],
@@ -148,18 +151,27 @@ impl Estop {
         self.deferred.store(u8::from(on), Ordering::Release);
     }
 
-    /// What the lines were at `now`: every input good, the reset down, which inputs open. The one
-    /// thread that serves the lines. rt-safe.
+    /// An input stops the robot: its number. Before [`Estop::saw`] tells its level. The thread that
+    /// serves the lines; rt-safe.
+    pub fn line_stop(&self) -> u64 {
+        let number = self.line_stops.load(Ordering::Relaxed).wrapping_add(1);
+        // Pairs with the load in `Reader::read`: what is counted of it is visible.
+        self.line_stops.store(number, Ordering::Release);
+        number
+    }
+
+    /// What the lines were at `now`: which are not good, and whether the reset is down. The thread
+    /// that serves the lines; rt-safe.
     pub fn saw(&self, now: MonoNs, open: u64, reset: bool) {
         let good = u64::from(open == 0) * GOOD;
         self.open.store(open, Ordering::Relaxed);
         let look = (now.0 << TIME_SHIFT) | good | (u64::from(reset) * RESET);
-        // Pairs with the load in `Reader::read`, and covers the store above.
+        // Pairs with the load in `Reader::read`, and covers the store above and `line_stop`.
         self.look.store(look, Ordering::Release);
     }
 
-    /// The inputs that were open at the newest look, bit n for input n.
-    pub fn open_inputs(&self) -> u64 {
+    /// The lines that were not good at the newest look, as a set of `kairo_link::lines`.
+    pub fn open_lines(&self) -> u64 {
         self.open.load(Ordering::Relaxed)
     }
 
@@ -171,8 +183,11 @@ impl Estop {
     }
 
     fn is_good(&self, now: MonoNs, look: u64) -> bool {
-        let age_ns = now.since_ns(MonoNs(look >> TIME_SHIFT));
-        !self.watched || (look & GOOD != 0 && age_ns <= self.stale_ns)
+        !self.watched || (look & GOOD != 0 && self.is_fresh(now, look))
+    }
+
+    fn is_fresh(&self, now: MonoNs, look: u64) -> bool {
+        now.since_ns(MonoNs(look >> TIME_SHIFT)) <= self.stale_ns
     }
 
     /// What device number `device` decided. Its loop. rt-safe.
@@ -215,6 +230,17 @@ impl Estop {
         // Pairs with the store in `Estop::pump`.
         std::array::from_fn(|index| self.pumps[index].load(Ordering::Acquire))
     }
+}
+
+/// What a loop finds the lines to be, for records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinesSeen {
+    /// The lines that are not good, as a set of `kairo_link::lines`.
+    pub open: u64,
+    /// Whether the reset is down.
+    pub reset: bool,
+    /// Whether they have been looked at lately.
+    pub fresh: bool,
 }
 
 /// What a device's failsafe machine has decided, as it is published.
@@ -262,6 +288,11 @@ pub struct Reader {
     stops: u64,
     clears: u64,
     takeovers: u64,
+    line_stops: u64,
+    /// The stop by a line that this tick took in, not told yet.
+    line_stop: Option<u64>,
+    /// What was recorded of the lines last.
+    recorded: Option<LinesSeen>,
     /// Whether the tick before had a clear: two in a row would be a level, not two edges.
     pulsed: bool,
 }
@@ -281,7 +312,12 @@ impl Reader {
         let takeovers = words.takeovers.load(Ordering::Acquire);
         let look = words.look.load(Ordering::Acquire);
         let stops = words.stops.load(Ordering::Acquire);
-        let pressed = stops != self.stops || !words.is_good(now, look);
+        // After the look: one that tells a level comes with the stop it led to.
+        let line_stops = words.line_stops.load(Ordering::Acquire);
+        let pulled = line_stops != self.line_stops;
+        self.line_stop = pulled.then_some(line_stops).or(self.line_stop);
+        self.line_stops = line_stops;
+        let pressed = stops != self.stops || pulled || !words.is_good(now, look);
         let button = words.watched && look & RESET != 0;
         let raised = words.raised.load(Ordering::Acquire);
         let asked = clears != self.clears && !self.pulsed;
@@ -299,6 +335,25 @@ impl Reader {
             self.clears = clears;
         }
         flags
+    }
+
+    /// What the lines are, if that has changed since it was asked last. rt-safe.
+    pub fn lines(&mut self, now: MonoNs, words: &Estop) -> Option<LinesSeen> {
+        // Pairs with the store in `Estop::saw`.
+        let look = words.look.load(Ordering::Acquire);
+        let seen = LinesSeen {
+            open: words.open_lines(),
+            reset: look & RESET != 0,
+            fresh: words.is_fresh(now, look),
+        };
+        let news = words.watched && self.recorded != Some(seen);
+        self.recorded = Some(seen);
+        news.then_some(seen)
+    }
+
+    /// The number of the stop by a line that was taken in, once. rt-safe.
+    pub fn take_line_stop(&mut self) -> Option<u64> {
+        self.line_stop.take()
     }
 
     /// Everything read has been decided upon. rt-safe.
@@ -386,6 +441,38 @@ mod tests {
         assert!(stops(NOW.plus_ns(20_000_001)), "the reader is dead");
         words.saw(NOW, 1, false);
         assert!(stops(NOW), "an input is open");
+    }
+
+    #[test]
+    fn a_stop_by_a_line_is_seen_once_and_told_with_its_number() {
+        let words = wired();
+        let mut reader = Reader::default();
+        words.saw(NOW, 0, false);
+        assert!(!reader.read(NOW, &words).conditions.has(Cause::Estop));
+        assert_eq!(reader.take_line_stop(), None);
+        assert_eq!(words.line_stop(), 1);
+        // Over before the tick.
+        words.saw(NOW, 0, false);
+        assert!(reader.read(NOW, &words).conditions.has(Cause::Estop));
+        assert_eq!(reader.take_line_stop(), Some(1));
+        assert!(!reader.read(NOW, &words).conditions.has(Cause::Estop));
+        assert_eq!(reader.take_line_stop(), None);
+    }
+
+    #[test]
+    fn a_record_has_the_lines_when_they_change_and_not_on_a_robot_without() {
+        let words = wired();
+        let mut reader = Reader::default();
+        words.saw(NOW, 0, false);
+        let seen = reader.lines(NOW, &words).expect("the first look is news");
+        assert_eq!((seen.open, seen.reset, seen.fresh), (0, false, true));
+        assert_eq!(reader.lines(NOW, &words), None);
+        words.saw(NOW, 1, true);
+        let seen = reader.lines(NOW, &words).expect("an input opened");
+        assert_eq!((seen.open, seen.reset), (1, true));
+        let late = NOW.plus_ns(30_000_000);
+        assert!(reader.lines(late, &words).is_some_and(|seen| !seen.fresh));
+        assert_eq!(Reader::default().lines(NOW, &Estop::default()), None);
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub mod guard;
 pub mod journal;
 pub mod lease;
 pub mod limits;
+pub mod lines;
 pub mod link_server;
 pub mod motion;
 pub mod operator;

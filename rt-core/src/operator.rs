@@ -12,8 +12,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use kairo_failsafe::{Cause, CauseSet};
+use kairo_link::MonoNs;
 use kairo_link::control::ControlSocket;
+use kairo_link::lines::{self, LineDescription, LineKind, LineReport};
 use kairo_link::operator::{DeviceFailsafe, OperatorReply, OperatorRequest};
+use kairo_link::stats::Stats;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::estop::{Estop, Standing};
@@ -58,10 +61,12 @@ pub struct Desk {
     pub memory: EstopMemory,
     /// Names of the devices, in the order of robot.toml.
     pub devices: Vec<String>,
-    /// Names of the e-stop inputs.
-    pub inputs: Vec<String>,
+    /// The GPIO lines.
+    pub lines: Vec<LineDescription>,
     /// How many loops there are.
     pub loops: usize,
+    /// What is counted about the lines.
+    pub stats: Stats,
 }
 
 impl OperatorServer {
@@ -144,6 +149,10 @@ impl Desk {
             text,
             estop: words.is_latched(self.devices.len()),
             devices: self.standings(),
+            lines: (!self.lines.is_empty()).then(|| {
+                let stats = &self.stats.block().lines;
+                lines::report(&self.lines, stats, self.loops)
+            }),
         }
     }
 
@@ -210,16 +219,21 @@ impl Desk {
     }
 
     fn still_latched(&self) -> String {
-        let open = self.shared.estop().open_inputs();
-        let inputs = self.inputs.iter().enumerate();
-        let open = inputs.filter(|(number, _)| open & (1 << number) != 0);
-        let open: Vec<&str> = open.map(|(_, name)| name.as_str()).collect();
+        let stats = &self.stats.block().lines;
+        let report = lines::report(&self.lines, stats, self.loops);
+        let open = report.lines.iter().filter(|line| {
+            // The charge pump stops nobody here; what it switches may.
+            !line.good && line.kind != LineKind::ChargePump.name()
+        });
+        let open: Vec<String> = open.map(why_open).collect();
         if !open.is_empty() {
-            return format!("still latched: {} must be closed first", open.join(", "));
+            return format!("still latched: {}", open.join("; "));
         }
-        "still latched: the lines are not being read, the reset button is held down, or another \
-         stop came in; try again"
-            .to_owned()
+        if !self.lines.is_empty() && !self.shared.estop().inputs_are_good(MonoNs::now()) {
+            return "still latched: the GPIO lines are not being read; see `kairo rt status`"
+                .into();
+        }
+        "still latched: the reset button is held down, or another stop came in; try again".into()
     }
 
     fn standings(&self) -> Vec<DeviceFailsafe> {
@@ -228,6 +242,16 @@ impl Desk {
         named
             .map(|(number, name)| described(name, words.standing(number)))
             .collect()
+    }
+}
+
+/// What is wrong with a line.
+fn why_open(line: &LineReport) -> String {
+    match line.level.as_str() {
+        "acting" => format!("{} must be closed first", line.name),
+        "unreadable" if !line.refused.is_empty() => format!("{}: {}", line.name, line.refused),
+        "unreadable" => format!("{} cannot be read; is its chip there?", line.name),
+        _ => format!("{} was open a moment ago; try again", line.name),
     }
 }
 

@@ -51,6 +51,11 @@ pub trait Periodic {
     /// Where its periods are counted. One writer: the thread that runs it.
     fn account(&self) -> &PeriodStats;
 
+    /// Waits until a period is due. What it does meanwhile must leave it on time.
+    fn wait(&mut self, planned: MonoNs) {
+        sleep_until(planned);
+    }
+
     /// A period with outputs disabled: everything a period touches, without an effect.
     fn rehearse(&mut self, period: Period);
 
@@ -163,7 +168,7 @@ fn wait_for_decision<P: Periodic>(work: &mut P, terms: &Terms) {
 
 fn rehearse<P: Periodic>(work: &mut P, schedule: &mut Schedule) {
     let planned = schedule.planned();
-    sleep_until(planned);
+    work.wait(planned);
     let woke = MonoNs::now();
     schedule.begin(woke);
     work.rehearse(Period {
@@ -178,7 +183,7 @@ fn rehearse<P: Periodic>(work: &mut P, schedule: &mut Schedule) {
 
 fn run_period<P: Periodic>(work: &mut P, terms: &Terms, schedule: &mut Schedule, trace: Trace) {
     let planned = schedule.planned();
-    sleep_until(planned);
+    work.wait(planned);
     let woke = MonoNs::now();
     schedule.begin(woke);
     let lateness_ns = woke.since_ns(planned);

@@ -23,6 +23,7 @@ use kairo_record::recorded;
 use kairo_record::state::{Malformed, Sink, Source, State, join};
 use kairo_record::tap::Entry;
 
+use crate::estop::LinesSeen;
 use crate::exchange::{Feedback, Goals, JointFeedback, Sample};
 use crate::order::{LeaseChannel, Order};
 use crate::periodic::Period;
@@ -51,6 +52,9 @@ pub mod tag {
     pub const BLOCK_TIMEOUT: u16 = 11;
     /// Input: a new value from another loop; the index is that of what blocks of this loop read.
     pub const CROSSING: u16 = 12;
+    /// Input: what the GPIO lines are, when that has changed. No tick reads it: what it decides by
+    /// is in `SAFETY`, and this says why.
+    pub const LINES: u16 = 13;
     /// Output: goals for a device.
     pub const GOALS: u16 = 32;
     /// Output: an answer to a command, or a notice.
@@ -362,6 +366,8 @@ impl From<&DeviceState> for Outcome {
     }
 }
 
+recorded!(LinesSeen { open: u64, reset: bool, fresh: bool } fixed {});
+
 recorded!(Period {
     number: u64,
     planned: MonoNs,
@@ -432,6 +438,7 @@ pub fn entries() -> Vec<EntryHeader> {
         describe::<RobotFlags>(tag::SAFETY, "safety", "loop"),
         describe::<u64>(tag::BLOCK_TIMEOUT, "block_timeout", "loop"),
         describe::<Sample>(tag::CROSSING, "crossing", "read"),
+        describe::<LinesSeen>(tag::LINES, "lines", "loop"),
         describe::<Goals>(tag::GOALS, "goals", "device"),
         describe::<Reply>(tag::REPLY, "reply", "device"),
         describe::<Outcome>(tag::OUTCOME, "outcome", "device"),

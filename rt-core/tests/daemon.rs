@@ -678,28 +678,3 @@ fn a_wrong_file_is_refused_with_status_two_and_every_problem() {
     let output = run(&["--check", "--port", "arm=/dev/null"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("no bus is named arm"));
 }
-
-#[test]
-fn a_file_with_estop_lines_is_refused_rather_than_not_served() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("robot.toml");
-    let lines = [
-        "[[estop.input]]\nline = \"stop\"\n",
-        "[estop.reset]\nline = \"reset\"\n",
-        "[estop.charge_pump]\nline = \"pump\"\n",
-    ];
-    for line in lines {
-        std::fs::write(&path, format!("{SO101}\n{line}")).unwrap();
-        let output = Process::new(env!("CARGO_BIN_EXE_kairo-rt"))
-            .args(["--run-dir", directory.path().to_str().unwrap(), "--config"])
-            .arg(&path)
-            // What a start does first; a version that accepts the file ends here all the same.
-            .arg("--check")
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(78), "{line}: {text}");
-        assert!(text.contains("does not serve GPIO lines yet"), "{text}");
-    }
-    assert!(!directory.path().join("rt.sock").exists());
-}

@@ -210,8 +210,9 @@ fn run_real_time(directory: &Path, board: Board) {
         shared: Arc::clone(&shared),
         memory: EstopMemory::new(directory),
         devices: Vec::new(),
-        inputs: Vec::new(),
+        lines: Vec::new(),
         loops: 1,
+        stats: kairo_link::stats::Stats::empty(),
     });
     let server = LinkServer {
         safety: Safety::new(desk, false),

@@ -163,23 +163,27 @@ fn an_unfinished_end_is_cut_off_and_said() {
     let path = killed.path();
     let segment = path.join("audit-000001.log");
     let mut file = OpenOptions::new().append(true).open(&segment).unwrap();
-    file.write_all(b"{\"number\":99,\"time\":\"2026-01")
-        .unwrap();
+    // Longer than what the next start writes over it.
+    let unfinished = format!("{{\"number\":99,\"time\":\"{}", "x".repeat(9979));
+    file.write_all(unfinished.as_bytes()).unwrap();
     drop(file);
     let report = assert_intact(path);
     assert!(
-        matches!(report.remarks[..], [Remark::TornTail { bytes: 28, .. }]),
+        matches!(report.remarks[..], [Remark::TornTail { bytes: 10_000, .. }]),
         "{report:?}"
     );
     let (log, report) = Log::open(path, Options::default()).unwrap();
-    assert_eq!((report.cut_bytes, &report.quarantined), (28, &None));
+    assert_eq!(
+        (report.cut_bytes, &report.quarantined),
+        (unfinished.len() as u64, &None)
+    );
     log.append_and_wait(entry(1)).unwrap();
     drop(log);
     assert!(assert_intact(path).remarks.is_empty());
     assert_eq!(targets(path), ["arm-0", "arm-1"]);
     let text = std::fs::read_to_string(segment).unwrap();
     assert!(
-        text.contains("\"audit.cut\"") && text.contains("28 bytes"),
+        text.contains("\"audit.cut\"") && text.contains("10000 bytes"),
         "{text}"
     );
 }

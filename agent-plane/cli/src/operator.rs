@@ -17,6 +17,7 @@ use nix::sys::time::TimeVal;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
+use crate::rt;
 use crate::terminal::{Cell, Table, Terminal};
 
 /// Default of KAIRO_RUN_DIR.
@@ -64,6 +65,7 @@ fn show(terminal: &Terminal, reply: &OperatorReply) -> Result<(), Failure> {
         let devices: Vec<Value> = reply.devices.iter().map(described).collect();
         return terminal.json_page(&json!({
             "done": reply.done, "text": reply.text, "estop": reply.estop, "devices": devices,
+            "lines": lines(reply),
         }));
     }
     if reply.done && !reply.text.is_empty() {
@@ -89,9 +91,21 @@ fn show(terminal: &Terminal, reply: &OperatorReply) -> Result<(), Failure> {
                 },
             ]);
         }
-        return terminal.table(&table);
+        terminal.table(&table)?;
+        return rt::lines(terminal, &lines(reply));
     }
     Ok(())
+}
+
+/// The GPIO lines as `rt.status` has them; null without.
+fn lines(reply: &OperatorReply) -> Value {
+    let Some(report) = &reply.lines else {
+        return Value::Null;
+    };
+    let mut value = json!(report);
+    value["line_stops"] = json!(report.stop.as_ref().map_or(0, |stop| stop.number));
+    value["newest_stop"] = value["stop"].take();
+    value
 }
 
 fn described(device: &DeviceFailsafe) -> Value {

@@ -43,6 +43,7 @@ pub fn status(session: &mut Session<'_>, terminal: &Terminal) -> Result<(), Fail
         status["locked_bytes"].as_u64().unwrap_or(0) / (1024 * 1024),
     ))?;
     recorder(terminal, &status["recorder"])?;
+    lines(terminal, &status["lines"])?;
     bringup(terminal, &status)?;
     loops(terminal, &status)?;
     overruns(terminal, &status)?;
@@ -76,6 +77,56 @@ fn recorder(terminal: &Terminal, recorder: &Value) -> Result<(), Failure> {
         } else {
             "; a crash of kairo-rt would lose the newest seconds"
         }
+    ))
+}
+
+/// The GPIO lines, where there are any.
+pub fn lines(terminal: &Terminal, report: &Value) -> Result<(), Failure> {
+    if report.is_null() {
+        return Ok(());
+    }
+    terminal.line("")?;
+    terminal.heading("GPIO lines")?;
+    let mut table = Table::new(&["LINE", "KIND", "PLACE", "LEVEL", "GOOD", "EDGES", "REFUSED"]);
+    for line in items(&report["lines"]) {
+        table.row([
+            Cell::from(text(&line["name"])),
+            text(&line["kind"]).into(),
+            text(&line["place"]).into(),
+            text(&line["level"]).into(),
+            yes_no(&line["good"]),
+            text(&line["edges"]).into(),
+            text(&line["refused"]).into(),
+        ]);
+    }
+    terminal.table(&table)?;
+    terminal.line(format!(
+        "{} looks by edges, {} storms of them, the pump changed {} times",
+        number(&report["edge_looks"], 0),
+        number(&report["storms"], 0),
+        number(&report["pump_toggles"], 0),
+    ))?;
+    line_stop(terminal, &report["newest_stop"])
+}
+
+fn line_stop(terminal: &Terminal, stop: &Value) -> Result<(), Failure> {
+    if stop.is_null() {
+        return Ok(());
+    }
+    let by: Vec<String> = items(&stop["by"]).iter().map(text).collect();
+    let loops = items(&stop["loops"]).iter().map(|taken| {
+        let (seen, decided) = (&taken["seen_after_tick"], &taken["decided_in_tick"]);
+        format!(
+            "seen after tick {}, in force in tick {}",
+            text(seen),
+            text(decided)
+        )
+    });
+    let loops: Vec<String> = loops.collect();
+    terminal.line(format!(
+        "Newest stop by {}: {}",
+        by.join(", "),
+        loops.join("; ")
     ))
 }
 

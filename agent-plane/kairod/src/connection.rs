@@ -32,6 +32,8 @@ use crate::subscription::Subscription;
 pub const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests of one connection under way at once; more wait in the socket.
 pub const MAX_IN_FLIGHT: usize = 64;
+/// Requests that a connection may begin before others have their turn.
+const REQUESTS_A_TURN: u32 = 8;
 /// How long a closing connection may take to read what is still due to it.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -191,6 +193,7 @@ async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, mut socket: Owne
     let mut decoder = Decoder::new(Limits::default());
     let mut buffer = vec![0; 16 * 1024];
     let mut due: Option<Instant> = None;
+    let mut turn = 0;
     loop {
         loop {
             match decoder.next_frame() {
@@ -199,9 +202,12 @@ async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, mut socket: Owne
                     if take(daemon, connection, &frame).await.is_err() {
                         return End::Done;
                     }
-                    // One request a turn: a read may hold hundreds, and notifications are not
+                    // A few requests a turn: a read may hold hundreds, and notifications are not
                     // slowed by their responses.
-                    tokio::task::yield_now().await;
+                    turn = (turn + 1) % REQUESTS_A_TURN;
+                    if turn == 0 {
+                        tokio::task::yield_now().await;
+                    }
                 }
                 Ok(None) => break,
                 Err(error) => {

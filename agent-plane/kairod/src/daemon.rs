@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use kairo_wire::{ErrorCode, ErrorInfo, Meta, Value};
 
+use crate::audit::{self, Audit};
 use crate::cancellation::{Canceled, cancel_everywhere};
 use crate::connection::Connection;
 use crate::denial;
@@ -41,6 +42,8 @@ pub struct Daemon {
     pub permissions: RefCell<Table>,
     /// Where grants are kept; none without a state directory.
     grant_file: Option<GrantFile>,
+    /// Who did what.
+    pub audit: Audit,
     /// Requests that may be repeated.
     pub idempotency: Rc<Keys>,
     /// What callers are up to.
@@ -68,7 +71,14 @@ impl Daemon {
             Some(Err(trouble)) => say!("kairod: no grants: {trouble}"),
             None => {}
         }
+        let (audit, findings) = Audit::open(state_dir);
+        for finding in &findings.0 {
+            say!("kairod: audit: {finding}");
+            let data = map([("finding", Value::from(finding.as_str()))]);
+            bus.publish(topics::AUDIT_FINDING, data, None);
+        }
         Self {
+            audit,
             grant_file,
             started: Instant::now(),
             plane: Rc::new(RefCell::new(Plane::new(Rc::clone(&bus)))),
@@ -295,9 +305,9 @@ impl Daemon {
         target: &str,
         builtin: &[Class],
     ) -> Decision {
-        let subject = connection.identity.subject();
+        let subject = connection.identity.as_subject();
         let table = self.permissions.borrow();
-        table.decide(&subject, right, target, builtin, Now::read())
+        table.decide(&subject, right, target, builtin, Now::read)
     }
 
     fn denied(
@@ -312,6 +322,8 @@ impl Daemon {
             let number = connection.number;
             let data = denial::event(number, &subject, right, target, decision, untold);
             self.bus.publish(topics::PERMISSION_DENIED, data, None);
+            let entry = audit::denied(connection, right, target, decision);
+            self.audit.note(entry);
         }
         denial::refusal(&subject, right, target, decision)
     }

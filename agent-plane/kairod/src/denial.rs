@@ -57,7 +57,7 @@ impl Quota {
 /// The refusal.
 pub fn refusal(subject: &Subject, right: Right, target: &str, decision: &Decision) -> ErrorInfo {
     let shown: String = target.chars().take(128).collect();
-    let remedy = match decision.rule.as_str() {
+    let remedy = match decision.rule.as_ref() {
         "reserved" => "nobody may, over IPC".to_string(),
         "default" => "no rule allows it; an operator can grant it with `kairo permission grant`, \
                       or in the policy file"
@@ -70,7 +70,7 @@ pub fn refusal(subject: &Subject, right: Right, target: &str, decision: &Decisio
         .with("right", right.name())
         .with("target", shown)
         .with("class", subject.class.name())
-        .with("rule", decision.rule.as_str())
+        .with("rule", decision.rule.as_ref())
 }
 
 /// The facts of the event.
@@ -91,7 +91,7 @@ pub fn event(
         ("uid", Value::from(subject.uid)),
         ("right", Value::from(right.name())),
         ("target", Value::from(shown)),
-        ("rule", Value::from(decision.rule.as_str())),
+        ("rule", Value::from(decision.rule.as_ref())),
         ("untold", Value::from(untold)),
     ])
 }

@@ -9,7 +9,7 @@
 //! kairod's own user, else agent. A peer can only give up what it has ([`Identity::confine`]): a
 //! launcher does so before it hands its connection to the program that it starts.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Ref, RefCell};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -25,12 +25,10 @@ use crate::views::Peer;
 /// The peer of one connection.
 #[derive(Debug)]
 pub struct Identity {
-    uid: u32,
+    subject: RefCell<Subject>,
     gid: u32,
     pid: i32,
     process: Option<String>,
-    class: Cell<Class>,
-    name: RefCell<Option<String>>,
     /// None on kernels before 6.5.
     pinned: Option<AsyncFd<Watched<OwnedFd>>>,
 }
@@ -46,35 +44,34 @@ impl Identity {
         let (uid, gid) = (credentials.uid(), credentials.gid());
         let (class, name) = classify(uid, gid, policy);
         Ok(Self {
-            uid,
+            subject: RefCell::new(Subject { class, name, uid }),
             gid,
             pid,
             process: process.map(|process| process.trim_end().to_string()),
-            class: Cell::new(class),
-            name: RefCell::new(name),
             pinned,
         })
     }
 
     /// Whom a permission is decided for.
     pub fn subject(&self) -> Subject {
-        Subject {
-            class: self.class.get(),
-            name: self.name.borrow().clone(),
-            uid: self.uid,
-        }
+        self.subject.borrow().clone()
+    }
+
+    /// The same, to look at. Not to be kept across a wait.
+    pub fn as_subject(&self) -> Ref<'_, Subject> {
+        self.subject.borrow()
     }
 
     /// Makes it less than it is, for good. False, and nothing changes, if it would become more.
     pub fn confine(&self, class: Class, name: Option<String>) -> bool {
-        if !self.class.get().may_become(class) {
+        let mut subject = self.subject.borrow_mut();
+        if !subject.class.may_become(class) {
             return false;
         }
-        self.class.set(class);
+        subject.class = class;
         // A name can be added and not changed: rules deny by name.
-        let mut known = self.name.borrow_mut();
-        if known.is_none() {
-            *known = name;
+        if subject.name.is_none() {
+            subject.name = name;
         }
         true
     }
@@ -102,11 +99,12 @@ impl Identity {
 
     /// What others may see of it.
     pub fn view(&self, connection: u64) -> Peer {
+        let subject = self.subject();
         Peer {
             connection,
-            class: self.class.get(),
-            name: self.name.borrow().clone(),
-            uid: self.uid,
+            class: subject.class,
+            name: subject.name,
+            uid: subject.uid,
             gid: self.gid,
             pid: self.pid,
             process: self.process.clone(),

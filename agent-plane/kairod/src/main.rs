@@ -12,6 +12,7 @@
 #[macro_use]
 mod say;
 
+mod audit;
 mod cancellation;
 mod claim;
 mod connection;

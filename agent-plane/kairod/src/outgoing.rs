@@ -15,6 +15,8 @@ use tokio::sync::Notify;
 
 /// Bytes a connection may have waiting before pushes are held back.
 pub const LIMIT_BYTES: usize = 256 * 1024;
+/// Bytes of small frames that go into one write.
+const BATCH_BYTES: usize = 64 * 1024;
 
 /// The queue.
 #[derive(Debug, Default)]
@@ -70,19 +72,34 @@ impl Outgoing {
         self.filled.notify_one();
     }
 
-    /// Writes frames until the queue is closed and empty, or the peer is gone.
+    /// Moves frames that wait into `batch`, as many as go into one write; gives their bytes.
+    fn take(&self, batch: &mut Vec<u8>) -> usize {
+        let mut frames = self.frames.borrow_mut();
+        while let Some(next) = frames.front()
+            && (batch.is_empty() || batch.len() + next.len() <= BATCH_BYTES)
+        {
+            batch.extend_from_slice(next);
+            frames.pop_front();
+        }
+        batch.len()
+    }
+
+    /// Writes frames until the queue is closed and empty, or the peer is gone. Small ones go
+    /// together: a write costs more than they do.
     pub async fn write_to(&self, mut socket: OwnedWriteHalf) -> std::io::Result<()> {
+        let mut batch = Vec::new();
         loop {
-            let next = self.frames.borrow_mut().pop_front();
-            match next {
-                Some(frame) => {
-                    socket.write_all(&frame).await?;
-                    // Counted until it is written: a frame half-way through is memory too.
-                    self.bytes.set(self.bytes.get().saturating_sub(frame.len()));
+            match self.take(&mut batch) {
+                0 if self.closed.get() => return socket.shutdown().await,
+                0 => self.filled.notified().await,
+                count => {
+                    socket.write_all(&batch).await?;
+                    // Counted until it is written: what is half-way through is memory too.
+                    self.bytes.set(self.bytes.get().saturating_sub(count));
+                    batch.clear();
+                    batch.shrink_to(BATCH_BYTES);
                     self.freed.notify_waiters();
                 }
-                None if self.closed.get() => return socket.shutdown().await,
-                None => self.filled.notified().await,
             }
         }
     }
@@ -100,6 +117,21 @@ mod tests {
         assert!(!queue.has_room(1));
         queue.push(vec![0; 10]);
         assert_eq!(queue.bytes(), LIMIT_BYTES + 10);
+    }
+
+    #[test]
+    fn small_frames_go_together_and_a_long_one_alone() {
+        let queue = Outgoing::default();
+        for length in [10, 20, BATCH_BYTES, 30] {
+            queue.push(vec![0; length]);
+        }
+        let mut lengths = Vec::new();
+        let mut batch = Vec::new();
+        while queue.take(&mut batch) > 0 {
+            lengths.push(batch.len());
+            batch.clear();
+        }
+        assert_eq!(lengths, [30, BATCH_BYTES, 30]);
     }
 
     #[test]

@@ -12,11 +12,13 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use kairo_audit::Phase;
 use kairo_wire::message::{self, Message};
 use kairo_wire::{ErrorCode, ErrorInfo, Id, Limits, Meta, Request, Response, Value};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::audit::{self, Audited};
 use crate::connection::Connection;
 use crate::daemon::Daemon;
 use crate::idempotency::{self, Begin};
@@ -129,6 +131,8 @@ pub struct Method {
     /// Whether an idempotency key for it holds for all connections of the caller's identity. Not
     /// where the result belongs to the connection, like a claim.
     pub across_connections: bool,
+    /// How it is audited.
+    pub audited: Audited,
     handler: Handler,
 }
 
@@ -205,6 +209,7 @@ impl Method {
             params: schemars::schema_for!(P).into(),
             result: schemars::schema_for!(R).into(),
             across_connections: false,
+            audited: Audited::No,
             handler: Box::new(run),
         }
     }
@@ -213,6 +218,13 @@ impl Method {
     #[must_use]
     pub fn repeatable(mut self) -> Self {
         self.across_connections = true;
+        self
+    }
+
+    /// Has it audited.
+    #[must_use]
+    pub fn audited(mut self, how: Audited) -> Self {
+        self.audited = how;
         self
     }
 
@@ -379,7 +391,11 @@ impl Router {
             meta,
             limits: DeviceLimits::default(),
         };
-        (method.handler)(call, params)
+        match method.audited {
+            Audited::No => (method.handler)(call, params),
+            Audited::After => Ok(audit_after(method, call, params)),
+            Audited::Before => Ok(audit_before(method.name, call, params)),
+        }
     }
 
     /// Starts a request that may be repeated: only the first one with its key is done.
@@ -494,6 +510,45 @@ impl Router {
             }
         }
     }
+}
+
+/// Does it, and writes how that went.
+fn audit_after(method: &Method, call: Call, params: Value) -> Work {
+    let entry = audit::entry(
+        &call.connection,
+        method.name,
+        params.to_string(),
+        &call.meta,
+    );
+    let daemon = Rc::clone(&call.daemon);
+    let started = (method.handler)(call, params);
+    Box::pin(async move {
+        let result = match started {
+            Ok(work) => work.await,
+            Err(error) => Err(error),
+        };
+        daemon.audit.note(audit::ended(entry, None, &result));
+        result
+    })
+}
+
+/// Writes that it is about to be done, does it once that is on the disk, and writes how that went.
+fn audit_before(name: &'static str, call: Call, params: Value) -> Work {
+    let entry = audit::entry(&call.connection, name, params.to_string(), &call.meta);
+    let daemon = Rc::clone(&call.daemon);
+    Box::pin(async move {
+        let mut attempt = entry.clone();
+        attempt.phase = Phase::Attempt;
+        let number = daemon.audit.attempt(attempt).await?;
+        let method = daemon.router.find(name)?;
+        let result = match (method.handler)(call, params) {
+            Ok(work) => work.await,
+            Err(error) => Err(error),
+        };
+        let ended = audit::ended(entry, Some(number), &result);
+        daemon.audit.note(ended);
+        result
+    })
 }
 
 /// Starts a request that another process serves.

@@ -65,6 +65,10 @@ pub const TOPICS: &[(&str, &str)] = &[
         INTENT_ENDED,
         "an intent ended: {intent, name, parent, status, reason}",
     ),
+    (
+        AUDIT_FINDING,
+        "opening the audit log found something that an operator should know: {finding}",
+    ),
     (PERMISSION_GRANTED, "a right was given: {grant, by}"),
     (PERMISSION_REVOKED, "a grant was taken away: {grant, by}"),
     (
@@ -117,6 +121,8 @@ pub const SERVICE_REMOVED: &str = "kairo.system.service.removed";
 pub const INTENT_STARTED: &str = "kairo.system.intent.started";
 /// See [`TOPICS`].
 pub const INTENT_ENDED: &str = "kairo.system.intent.ended";
+/// See [`TOPICS`].
+pub const AUDIT_FINDING: &str = "kairo.system.audit.finding";
 /// See [`TOPICS`].
 pub const EVENT_GAP: &str = "kairo.system.event.gap";
 /// See [`TOPICS`].

@@ -277,6 +277,12 @@ fn the_real_time_plane_is_shown_as_it_counts() {
     assert_eq!(status["loops"][0]["identity_holds"], true);
     assert_eq!(status["buses"][0]["servos"].as_array().unwrap().len(), 6);
     assert_eq!(status["devices"][0]["id"], "arm");
+    let line = &status["lines"]["lines"][0];
+    assert_eq!(
+        (&line["name"], &line["good"]),
+        (&json!("front"), &json!(true))
+    );
+    assert_eq!(status["lines"]["line_stops"], 0);
 
     let lateness = call(&mut client, "rt.histogram", json!({})).unwrap();
     assert_eq!(lateness["source"], "arm");

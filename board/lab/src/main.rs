@@ -9,12 +9,15 @@
 //! planes, sleeps while it measures, and reads kairo-rt's statistics by mapping its segment
 //! read-only, which disturbs nothing.
 
+mod estop;
+mod gpio_sim;
 mod init_socket;
 mod loads;
 mod measure;
 mod plane;
 mod reference;
 mod robot;
+mod robot_lines;
 mod session;
 mod troubles;
 
@@ -34,6 +37,10 @@ struct Arguments {
 enum LabCommand {
     /// Measures under one load and prints a line of JSON.
     Measure(measure::Plan),
+    /// Goes through what an e-stop by GPIO lines promises.
+    EstopCheck,
+    /// Pulls an e-stop input again and again and prints how long each took.
+    Estop(estop::Plan),
     /// Is a load, until it is killed.
     Load {
         /// Which.
@@ -44,6 +51,8 @@ enum LabCommand {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         LabCommand::Measure(plan) => measure::run(&plan).map(|found| println!("{found}")),
+        LabCommand::EstopCheck => estop::check().map(|found| println!("{found}")),
+        LabCommand::Estop(plan) => estop::measure(&plan).map(|found| println!("{found}")),
         LabCommand::Load { load } => loads::run(load),
     };
     match outcome {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use kairo_link::lines::{self, LineDescription, LineKind, LinesReport, PUMP_BIT, RESET_BIT};
 use kairo_link::segment::{Kind, PeerAccess, Segment};
 use kairo_link::stats::{self, PeriodStats, Stats, ThreadStats};
 use nix::sys::signal::{Signal, kill};
@@ -45,7 +46,20 @@ impl Drop for Running {
 /// # Errors
 /// When it does not start or makes no line.
 pub fn start_arm() -> anyhow::Result<Running> {
+    start(Command::new("/usr/bin/kairo-arm-sim"))
+}
+
+/// Starts the simulated arm, which answers at `control`.
+///
+/// # Errors
+/// As [`start_arm`].
+pub fn start_arm_with_control(control: &Path) -> anyhow::Result<Running> {
     let mut command = Command::new("/usr/bin/kairo-arm-sim");
+    command.arg("--control").arg(control);
+    start(command)
+}
+
+fn start(mut command: Command) -> anyhow::Result<Running> {
     command.arg("--pty").arg(line()).stdin(Stdio::null());
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let running = Running(command.spawn().context("kairo-arm-sim does not start")?);
@@ -134,7 +148,43 @@ impl Plane {
                 })
             })
             .collect();
-        json!({"loops": loops, "buses": buses})
+        let lines = &block.lines;
+        let lines = (load(&lines.periods.period_ns) > 0).then(
+            || json!({"periods": periods(&lines.periods), "edge_looks": load(&lines.edge_looks)}),
+        );
+        json!({"loops": loops, "buses": buses, "lines": lines})
+    }
+
+    /// Ticks that the first loop has begun.
+    pub fn ticks(&self) -> u64 {
+        load(&self.stats.block().loops[0].periods.ticks)
+    }
+
+    /// The lines of [`crate::gpio_sim`], as kairo-rt counts them, for one loop.
+    pub fn lines(&self) -> LinesReport {
+        let described = [
+            ("stop-front", LineKind::Input, 0),
+            ("stop-back", LineKind::Input, 1),
+            ("reset-button", LineKind::Reset, RESET_BIT),
+            ("relay", LineKind::ChargePump, PUMP_BIT),
+        ]
+        .map(|(name, kind, bit)| LineDescription {
+            name: name.to_owned(),
+            kind,
+            bit,
+            ..LineDescription::default()
+        });
+        lines::report(&described, &self.stats.block().lines, 1)
+    }
+
+    /// Kills it as a crash would, and waits until it is gone.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
     }
 
     /// Periods skipped so far, all loops together.

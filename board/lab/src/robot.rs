@@ -49,13 +49,22 @@ pub fn line() -> PathBuf {
 /// # Errors
 /// When it cannot be written, or the shipped robot is not as expected.
 pub fn write(robot: Robot, timing: Timing) -> anyhow::Result<PathBuf> {
-    let text = match robot {
+    write_with(robot, timing, "")
+}
+
+/// As [`write`], with `more` at its end.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_with(robot: Robot, timing: Timing, more: &str) -> anyhow::Result<PathBuf> {
+    let mut text = match robot {
         Robot::Bare => bare(timing),
         Robot::Arm => {
             let shipped = fs::read_to_string(SHIPPED).with_context(|| SHIPPED.to_owned())?;
             arm(&shipped, timing)?
         }
     };
+    text.push_str(more);
     let path = Path::new(LAB_DIR).join("robot.toml");
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)

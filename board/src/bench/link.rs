@@ -8,12 +8,12 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use serde_json::{Value, json};
 
 use super::mark::{Bound, Control, Mark};
+use super::outside;
 use super::report::{Report, Run};
 use crate::host::{self, Need};
 use crate::paths::Paths;
@@ -21,8 +21,6 @@ use crate::progress::Step;
 
 /// Starts of the program.
 const STARTS: usize = 7;
-/// A cold build, of iceoryx2 mostly, takes two minutes on two cores.
-const BUILD_DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// What iceoryx2's build reads the system's headers with.
 const LIBCLANG: Need = Need {
     program_or_file: "/usr/share/doc/libclang-dev",
@@ -38,7 +36,7 @@ pub fn run(paths: &Paths) -> anyhow::Result<Report> {
     if !has_libclang() {
         host::ensure(&[LIBCLANG], &paths.cache_dir("log")?)?;
     }
-    let program = build(paths)?;
+    let program = outside::build(paths, "link-bench")?;
     let run = Run::begin("link", paths, "none");
     let step = Step::start("Measuring", None);
     let measure = |what: &str| -> anyhow::Result<Value> {
@@ -90,27 +88,6 @@ fn has_libclang() -> bool {
         || versions
             .map(|entry| entry.path().join("lib"))
             .any(|path| below(&path))
-}
-
-fn build(paths: &Paths) -> anyhow::Result<std::path::PathBuf> {
-    let target = paths.workspace().join("target/link-bench");
-    std::fs::create_dir_all(&target).context("cannot make target/link-bench")?;
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    let manifest = paths.workspace().join("board/link-bench/Cargo.toml");
-    cargo.args(["build", "--release", "--locked", "--manifest-path"]);
-    cargo.arg(manifest).arg("--target-dir").arg(&target);
-    let step = Step::start("Building the benchmark and its controls", None);
-    let log = target.join("build.log");
-    match step.run(cargo, &log, BUILD_DEADLINE, |line| {
-        line.contains("Compiling")
-    }) {
-        Ok(built) => step.done(&format!("{built} crates")),
-        Err(error) => {
-            step.failed("see the compiler's words below");
-            return Err(error.into());
-        }
-    }
-    Ok(target.join("release/kairo-link-bench"))
 }
 
 /// Millions of values a second, for each way the ring was used.

@@ -8,9 +8,12 @@
 //! Runs on a developer's machine; allocates and blocks.
 
 pub mod command;
+pub mod estop;
 pub mod host;
+pub mod ipc;
 pub mod link;
 pub mod mark;
+mod outside;
 pub mod quantile;
 pub mod record;
 pub mod report;
@@ -36,6 +39,16 @@ const COMMAND: Bench = Bench {
     summary: "from device.send to the servo bus, from expiry to safety; beside a socket ping-pong",
     run: command::run,
 };
+const IPC: Bench = Bench {
+    name: "ipc",
+    summary: "calls over kairod's socket, beside a raw socket, zbus and tonic; a minute",
+    run: ipc::run,
+};
+const ESTOP: Bench = Bench {
+    name: "estop",
+    summary: "from a pulled e-stop wire to safe outputs, in ticks; in QEMU, some minutes",
+    run: estop::run,
+};
 const LINK: Bench = Bench {
     name: "link",
     summary: "rings, latest values and histograms beside rtrb and iceoryx2; two minutes",
@@ -48,7 +61,7 @@ const RECORD: Bench = Bench {
 };
 
 /// All benchmarks.
-pub const BENCHES: [Bench; 3] = [COMMAND, LINK, RECORD];
+pub const BENCHES: [Bench; 5] = [COMMAND, ESTOP, IPC, LINK, RECORD];
 
 /// The benchmark called `name`.
 ///

@@ -125,22 +125,30 @@ impl Guest {
         if options.mode == Mode::Wall {
             argv.push("--microseconds".to_owned());
         }
-        let guest = guest_time(options, load);
-        let timeout_ms = u64::try_from(guest.as_millis())?;
-        let host = match options.mode {
-            Mode::Instruction => guest * SLOWDOWN,
-            Mode::Wall => guest * 2,
+        self.lab(&argv, guest_time(options, load), options.mode)
+    }
+
+    /// Runs `argv` in the guest, in at most `time` of the guest's; the JSON that it printed.
+    ///
+    /// # Errors
+    /// When it failed, with what it said.
+    pub fn lab(&mut self, argv: &[String], time: Duration, mode: Mode) -> anyhow::Result<Value> {
+        let timeout_ms = u64::try_from(time.as_millis())?;
+        let host = match mode {
+            Mode::Instruction => time * SLOWDOWN,
+            Mode::Wall => time * 2,
         };
         let exec = json!({"op": "exec", "argv": argv, "timeout_ms": timeout_ms});
         let answer = self.machine.control(&exec, host + CONSOLE)?;
         let said = answer["stderr"].as_str().unwrap_or_default();
-        ensure!(answer["status"] == 0, "kairo-lab {load} failed: {said}");
+        let what = argv.join(" ");
+        ensure!(answer["status"] == 0, "{what} failed: {said}");
         ensure!(
             answer["truncated_bytes"] == 0,
-            "kairo-lab {load} said too much: {answer}"
+            "{what} said too much: {answer}"
         );
         let text = answer["stdout"].as_str().unwrap_or_default();
-        serde_json::from_str(text).with_context(|| format!("kairo-lab {load} printed {text:?}"))
+        serde_json::from_str(text).with_context(|| format!("{what} printed {text:?}"))
     }
 }
 
@@ -151,8 +159,8 @@ fn guest_time(options: &Options, load: &str) -> Duration {
     let trouble = match load {
         // Back-off.
         "kairod-kill" => 400,
-        // Its windows are ten times as long.
-        "idle" => 18 * options.seconds,
+        // Their windows are 20 times as long.
+        "idle" | "kairod-stop" | "clock-step" | "disk-full" => 38 * options.seconds,
         _ => 0,
     };
     Duration::from_secs(rounds * (2 * options.seconds + 30 + trouble))

@@ -16,6 +16,7 @@ use nix::sys::socket::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::lines::LineDescription;
 use crate::operator::DeviceFailsafe;
 
 /// Longest message, bytes: what a socket takes at once where nobody changed `wmem_default`. A
@@ -170,6 +171,9 @@ pub struct Welcome {
     pub devices: Vec<DeviceDescription>,
     /// What bring-up checked, read back from the kernel.
     pub bringup: Vec<BringupCheck>,
+    /// The GPIO lines, as configured; empty on a robot without.
+    #[serde(default)]
+    pub lines: Vec<LineDescription>,
 }
 
 /// A control loop, as configured.

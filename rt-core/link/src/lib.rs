@@ -26,6 +26,7 @@ pub mod block_fault;
 pub mod control;
 pub mod histogram;
 pub mod latest;
+pub mod lines;
 pub mod mono;
 pub mod offer;
 pub mod operator;

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::lines::LinesReport;
+
 /// Name of the socket in the run directory.
 pub const SOCKET_NAME: &str = "operator.sock";
 
@@ -48,6 +50,9 @@ pub struct OperatorReply {
     pub estop: bool,
     /// Every device, as its failsafe machine decided last.
     pub devices: Vec<DeviceFailsafe>,
+    /// The GPIO lines; none on a robot without.
+    #[serde(default)]
+    pub lines: Option<LinesReport>,
 }
 
 /// What the failsafe machine of a device has decided.

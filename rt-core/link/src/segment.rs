@@ -24,7 +24,8 @@ pub const MAGIC: u64 = 0x4B41_4952_4F4C_4E4B;
 /// 2: rings and state buffers belong to a connection, and are sealed once the peer has mapped them.
 /// 3: commands have velocities, acceleration and jerk; states have faults.
 /// 4: statistics of 32 loops and buses, and the block that made a system call.
-pub const VERSION: u64 = 4;
+/// 5: statistics have GPIO lines.
+pub const VERSION: u64 = 5;
 /// Words before the payload: magic, version, kind, payload words, capacity, epoch, two spare.
 /// 16 words are 128 bytes: two cache lines, so the payload shares no line (nor an adjacent
 /// prefetched one) with the header.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::histogram::Histogram;
+use crate::lines::LineStats;
 use crate::segment::{Kind, Segment};
 
 /// Control loops a kairo-rt can have. Each takes 25 KB of the statistics, and so does each bus, of
@@ -180,6 +181,8 @@ pub struct StatsBlock {
     pub buses: [BusStats; MAX_BUSES],
     /// The flight recorder.
     pub recorder: RecorderStats,
+    /// The GPIO lines.
+    pub lines: LineStats,
 }
 
 /// Payload words of the statistics segment.

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use super::diagnostic::Problems;
 use super::schema::{LocatedDevice, Section};
-use super::{BusConfig, LoopConfig};
+use super::{BusConfig, EstopConfig, LoopConfig, RobotConfig};
 
 /// Of every second, the time that Linux lets real-time threads have a core
 /// (`kernel.sched_rt_runtime_us`); beyond it they are stopped.
@@ -21,10 +21,19 @@ const SHARE_MAX_PERCENT: u64 = 95;
 /// A cycle of a bus may cost this part of its period where the file does not say how much: most of
 /// it waits for the wire, which costs nothing.
 pub(super) const BUS_BUDGET_PARTS: u64 = 10;
+/// A period of the thread that serves the GPIO lines may cost this part of it where the file does
+/// not say how much. With the looks that edges can cause in one period, it is a handful of reads.
+const LINES_BUDGET_PARTS: u64 = 20;
+
+/// What a period of the thread that serves the GPIO lines may cost, µs.
+pub(super) fn lines_budget_us(estop: &EstopConfig, period_us: u64) -> u64 {
+    let share = (period_us / LINES_BUDGET_PARTS).max(1);
+    estop.budget_us.unwrap_or(share)
+}
 
 /// One thread's claim to a core.
 struct Load<'c> {
-    /// `loop` or `bus`.
+    /// `loop`, `bus` or `thread`.
     kind: &'static str,
     name: &'c str,
     core: usize,
@@ -49,9 +58,11 @@ pub(super) fn cores(
     buses: &[Section<BusConfig>],
     loops: &[Section<LoopConfig>],
     devices: &[Section<LocatedDevice>],
+    estop: Option<&EstopConfig>,
     problems: &mut Problems<'_>,
 ) {
-    let loads = loads(buses, loops, devices);
+    let mut loads = loads(buses, loops, devices);
+    loads.extend(estop.and_then(|estop| lines(estop, loops)));
     let mut cores: Vec<usize> = loads.iter().map(|load| load.core).collect();
     cores.sort_unstable();
     cores.dedup();
@@ -114,6 +125,22 @@ fn loads<'c>(
     loads
 }
 
+/// The thread that serves the GPIO lines, if it has a core.
+fn lines<'c>(estop: &EstopConfig, loops: &'c [Section<LoopConfig>]) -> Option<Load<'c>> {
+    let core = estop.core.filter(|_| estop.has_lines())?;
+    let complete = loops.iter().filter_map(|section| section.value.as_ref());
+    let period_us = complete.map(|config| config.period_us).min()?;
+    Some(Load {
+        kind: "thread",
+        name: RobotConfig::LINES_THREAD,
+        core,
+        priority: estop.priority,
+        period_us,
+        cost_us: lines_budget_us(estop, period_us),
+        span: estop.span.clone(),
+    })
+}
+
 /// Whether the work fits into the time there is.
 fn fits(core: usize, here: &[&Load<'_>], problems: &mut Problems<'_>) -> bool {
     // In millionths, rounded up: exact enough, and no sum of floats decides.
@@ -134,7 +161,10 @@ fn fits(core: usize, here: &[&Load<'_>], problems: &mut Problems<'_>) -> bool {
     if let Some(load) = last_loop.or(here.last()) {
         let fix = "lower a budget_us to what a period really costs (`kairo rt status` shows it), \
                    lengthen a period_us, or move a thread to another core";
-        let key = format!("{}.budget_us", load.kind);
+        let key = match load.kind {
+            "thread" => "estop.budget_us".to_owned(),
+            kind => format!("{kind}.budget_us"),
+        };
         problems.add(load.span.clone(), key, message, fix);
     }
     false

@@ -79,7 +79,38 @@ impl RobotConfig {
             period_us: self.bus_period_us(index),
             place: place(bus.line),
         });
-        loops.chain(buses).collect()
+        let lines = self.estop.has_lines().then(|| Demand {
+            name: Self::LINES_THREAD.to_owned(),
+            core: self.estop.core,
+            period_us: self.lines_period_us(),
+            place: place(self.estop.line),
+        });
+        loops.chain(buses).chain(lines).collect()
+    }
+
+    /// The name of the thread that serves the GPIO lines.
+    pub const LINES_THREAD: &'static str = "estop-lines";
+
+    /// The period of the thread that serves the GPIO lines: that of the fastest loop, µs.
+    pub fn lines_period_us(&self) -> u64 {
+        let periods = self.loops.iter().map(|each| each.period_us);
+        // A robot has a loop; see `schema`.
+        periods.min().unwrap_or(1_000)
+    }
+
+    /// The phase of that thread, ns: a little before the fastest loop is due, so that what the loop
+    /// finds is fresh.
+    pub fn lines_phase_ns(&self) -> u64 {
+        let period_ns = self.lines_period_us() * 1000;
+        let fastest = self.loops.iter().min_by_key(|each| each.period_us);
+        let due_ns = fastest.map_or(0, |fastest| fastest.phase_us * 1000);
+        let lead_ns = crate::lines::LEAD_NS.min(period_ns / 4);
+        (due_ns + period_ns - lead_ns) % period_ns
+    }
+
+    /// What a period of that thread may cost, µs.
+    pub fn lines_budget_us(&self) -> u64 {
+        feasibility::lines_budget_us(&self.estop, self.lines_period_us())
     }
 
     /// The period of a bus's thread: that of the fastest loop it serves, µs.

@@ -15,7 +15,7 @@ use super::schema::{CORE, PRIORITY};
 use super::table::TableReader;
 
 /// E-stop inputs a robot can have.
-pub const ESTOP_INPUTS_MAX: usize = 8;
+pub const ESTOP_INPUTS_MAX: usize = kairo_link::lines::MAX_INPUTS;
 
 const DEFER_LONGEST: i64 = DEFER_LONGEST_MS.cast_signed();
 const HOLD_FIRST_LONGEST: i64 = HOLD_FIRST_LONGEST_MS.cast_signed();
@@ -55,6 +55,12 @@ pub struct EstopConfig {
     pub priority: u8,
     /// The core it is pinned to, or not.
     pub core: Option<usize>,
+    /// What one of its periods may cost; a twentieth of the period when absent.
+    pub budget_us: Option<u64>,
+    /// The line of the file that begins the section.
+    pub line: usize,
+    /// Where in the file the section is, in bytes.
+    pub span: std::ops::Range<usize>,
     /// Age of the newest look at the lines from which on nobody looks any more.
     pub input_stale_ms: u64,
 }
@@ -69,6 +75,9 @@ impl Default for EstopConfig {
             charge_pump: None,
             priority: 90,
             core: None,
+            budget_us: None,
+            line: 0,
+            span: 0..0,
             input_stale_ms: 20,
         }
     }
@@ -228,6 +237,12 @@ pub(super) fn read_estop(
         let found = table.integer(problems, "core", CORE, None);
         core = found.map(|core| usize::try_from(core.value).ok());
     }
+    let mut budget = Some(None);
+    if table.has("budget_us") {
+        let found = table.integer(problems, "budget_us", 1..=100_000, None);
+        budget = found.map(|budget| Some(budget.value.unsigned_abs()));
+    }
+    let span = table.span();
     let mut inputs = Vec::new();
     if table.has("input") {
         for input in table.tables(problems, "input", ESTOP_INPUTS_MAX) {
@@ -255,6 +270,9 @@ pub(super) fn read_estop(
         charge_pump: charge_pump?,
         priority: u8::try_from(priority?.value).ok()?,
         core: core?,
+        budget_us: budget?,
+        line: problems.line_of(&span),
+        span,
         input_stale_ms: stale?.value.unsigned_abs(),
     })
 }

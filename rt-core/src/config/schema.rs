@@ -91,6 +91,7 @@ pub(super) fn read(
     let recorder = recorder::read(&mut file, problems);
     file.finish(problems);
     check_across(&buses, &loops, &devices, problems);
+    feasibility::cores(&buses, &loops, &devices, estop.as_ref(), problems);
     let (name, strict, trace_system_calls) = robot?;
     Some(RobotConfig {
         file: problems.file(),
@@ -142,7 +143,6 @@ fn check_across(
     check::servo_ids(buses, devices, problems);
     check::priorities(buses, loops, devices, problems);
     check::wire_time(buses, loops, devices, problems);
-    feasibility::cores(buses, loops, devices, problems);
 }
 
 fn values<T>(sections: Vec<Section<T>>) -> Option<Vec<T>> {

@@ -85,6 +85,48 @@ fn a_bus_is_due_with_the_fastest_loop_it_serves() {
 }
 
 #[test]
+fn the_lines_are_looked_at_before_the_fastest_loop_is_due() {
+    let due_ns = |phase: &str| {
+        let shifted = SO101.replacen("period_us = 4000", phase, 1);
+        let robot = check(&shifted).unwrap_or_else(|error| panic!("{error}"));
+        (robot.lines_period_us(), robot.lines_phase_ns())
+    };
+    let own = |phase_us: u64| format!("period_us = 4000\nphase_us = {phase_us}");
+    assert_eq!(due_ns(&own(700)), (4000, 600_000));
+    assert_eq!(due_ns(&own(0)), (4000, 3_900_000), "in the period before");
+    let second = SECOND_LOOP.replace("period_us = 1000", "period_us = 200\nphase_us = 100");
+    let second = second.replace("budget_us = 400", "budget_us = 20");
+    let robot = check(&with_loops("", &second)).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(
+        robot.lines_phase_ns(),
+        50_000,
+        "a quarter of a short period"
+    );
+}
+
+#[test]
+fn the_thread_of_the_lines_counts_when_a_core_is_checked() {
+    let lines = |more: &str| {
+        format!("{SO101}\n[estop]\ncore = 1\n{more}[[estop.input]]\nline = \"stop\"\n")
+    };
+    assert!(check(&lines("")).is_ok());
+    let refused = check(&lines("budget_us = 3000\n")).expect_err("more than the core has");
+    let text = refused.to_string();
+    for part in [
+        "core 1 has more to do than there is time",
+        "thread \"estop-lines\" 3000 / 4000 us = 75.0 %",
+        "robot.toml:42",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    let robot = check(&lines("")).unwrap_or_else(|error| panic!("{error}"));
+    let demand = robot.demands().pop();
+    assert!(demand.is_some_and(|demand| demand.name == "estop-lines" && demand.core == Some(1)));
+    let without = check(SO101).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(without.demands().len(), 2, "no line, no thread");
+}
+
+#[test]
 fn an_unknown_key_is_refused_with_its_place_and_the_nearest_key() {
     let line = line_of("period_us = 4000");
     let problems = problems_after("period_us = 4000", "perid_us = 4000");

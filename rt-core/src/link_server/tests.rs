@@ -21,8 +21,9 @@ fn server(
         shared: Arc::clone(&shared),
         memory: crate::estop_memory::EstopMemory::new(directory),
         devices: vec!["arm".into()],
-        inputs: Vec::new(),
+        lines: Vec::new(),
         loops: 1,
+        stats: kairo_link::stats::Stats::empty(),
     });
     let server = LinkServer {
         safety: Safety::new(desk, false),

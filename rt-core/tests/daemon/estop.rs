@@ -181,3 +181,49 @@ fn an_operator_s_hold_stops_a_stream_for_as_long_as_it_lasts() {
     );
     plane.stream(&mut lease, FAR, |state| state.moving == 1);
 }
+
+#[test]
+fn a_stop_button_that_this_machine_does_not_have_is_a_stop_that_nobody_can_clear() {
+    let config = hosted_config()
+        + "[[estop.input]]\nline = \"no-such-line\"\n[estop.charge_pump]\nline = \"nor-this\"\n";
+    let robot = Robot::start_with(&config, &[]);
+    let mut plane = robot.connect();
+    let safe = plane.wait_for_phase(Phase::Safe);
+    assert_eq!(safe.cause, Cause::EmergencyStop as u32);
+    let refused = robot
+        .operator(&OperatorRequest::ClearEstop)
+        .expect("it answers");
+    assert!(
+        !refused.done
+            && refused
+                .text
+                .contains("there is no GPIO line \"no-such-line\""),
+        "{refused:?}"
+    );
+    let (code, _) = plane.try_open_lease().err().expect("it is latched");
+    assert_eq!(code, "estopped");
+    let lines = refused.lines.expect("a robot with lines reports them");
+    let levels: Vec<(&str, bool)> = lines
+        .lines
+        .iter()
+        .map(|line| (line.level.as_str(), line.good))
+        .collect();
+    assert_eq!(levels[0], ("unreadable", false), "{lines:?}");
+    assert_eq!(lines.pump_toggles, 0);
+    let table = &plane.welcome.bringup;
+    for (check, required) in [
+        ("input no-such-line", true),
+        ("charge_pump charge-pump", true),
+    ] {
+        let row = table.iter().find(|row| row.check == check);
+        let row = row.unwrap_or_else(|| panic!("no {check} in {table:?}"));
+        assert_eq!((row.ok, row.required), (false, required), "{row:?}");
+        assert!(!row.fix.is_empty());
+    }
+    assert!(
+        table
+            .iter()
+            .any(|row| row.scope == "estop-lines" && row.check == "policy"),
+        "the thread that serves the lines is read back as every other: {table:?}"
+    );
+}

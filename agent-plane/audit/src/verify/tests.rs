@@ -365,15 +365,67 @@ fn rewriting_the_chain_without_the_key_is_found_wherever_it_begins() {
 }
 
 #[test]
-fn entries_made_up_after_a_kill_are_not_believed() {
-    // Killed: the head is not closed, so unfinished groups may follow it.
+fn one_entry_replaced_by_a_consistent_one_is_found_by_the_next() {
+    let files = log_of(5, 1 << 20);
+    let lines = files.lines(1);
+    for index in 4..lines.len() - 1 {
+        let mut replaced = lines.clone();
+        replaced[index] = rehashed(&lines[..=index], index).remove(index);
+        assert!(replaced != lines);
+        let report = files.with_lines(1, &replaced).report();
+        let number = index as u64 + 2;
+        let kinds: Vec<&FindingKind> = report.findings.iter().map(|found| &found.kind).collect();
+        assert_eq!(kinds, [&FindingKind::BrokenLink { number }]);
+    }
+}
+
+/// What a kill after each of so many entries would leave: the head is not closed, so unfinished
+/// groups may follow it.
+fn killed_after_each_of(entries: usize) -> Vec<InMemory> {
     let directory = tempfile::tempdir().unwrap();
     let (log, _) = Log::open(directory.path(), options(1 << 20)).unwrap();
-    for number in 0..3 {
+    let mut copies = Vec::new();
+    for number in 0..entries {
         log.append_and_wait(entry(number)).unwrap();
+        settled(&log, directory.path());
+        copies.push(InMemory::of(directory.path()));
     }
-    settled(&log, directory.path());
-    let files = InMemory::of(directory.path());
+    copies
+}
+
+#[test]
+fn the_last_entry_replaced_by_a_consistent_one_is_found_by_the_head() {
+    let files = killed_after_each_of(2).remove(1);
+    let lines = files.lines(1);
+    let last = lines.len() - 1;
+    let report = files.with_lines(1, &rehashed(&lines, last)).report();
+    let number = last as u64 + 1;
+    assert!(
+        has(&report, |kind| *kind
+            == FindingKind::HeadMismatch { number }),
+        "{report:?}"
+    );
+}
+
+#[test]
+fn a_head_put_back_after_a_kill_is_found_by_the_log() {
+    let copies = killed_after_each_of(3);
+    let last = copies.last().unwrap();
+    assert!(last.report().is_intact());
+    let older = last.with(HEAD_NAME, copies[0].0[HEAD_NAME].clone());
+    let report = damaged(&older, "the older head");
+    let number = Record::decode(copies[0].lines(1).last().unwrap().trim_ascii_end());
+    let head = number.unwrap().number;
+    let rolled_back = FindingKind::HeadRolledBack {
+        head,
+        at_least: head + 1,
+    };
+    assert!(has(&report, |kind| *kind == rolled_back), "{report:?}");
+}
+
+#[test]
+fn entries_made_up_after_a_kill_are_not_believed() {
+    let files = killed_after_each_of(3).remove(2);
     let mut lines = files.lines(1);
     let last = lines.last().unwrap();
     let number = Record::decode(&last[..last.len() - 1]).unwrap().number;

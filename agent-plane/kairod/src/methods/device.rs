@@ -12,6 +12,7 @@ use kairo_wire::{ErrorCode, ErrorInfo, Value};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Audited;
 use crate::claim::{Claim, Draft, Targets};
 use crate::device::ALIAS_PREFIX;
 use crate::device::Device;
@@ -56,7 +57,8 @@ pub fn methods() -> Vec<Method> {
             }),
             "Claims a device for this connection; gives the epoch that every device.send carries.",
             claim,
-        ),
+        )
+        .audited(Audited::After),
         Method::guarded(
             "device.release",
             Permission::Actuate,
@@ -65,7 +67,8 @@ pub fn methods() -> Vec<Method> {
             }),
             "Gives a claim back; the device takes its safe action.",
             async |call, params| release(&call, &params),
-        ),
+        )
+        .audited(Audited::After),
         Method::guarded(
             "device.send",
             Permission::Actuate,

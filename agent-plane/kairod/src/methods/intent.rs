@@ -7,6 +7,7 @@ use kairo_wire::{ErrorCode, ErrorInfo};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Audited;
 use crate::cancellation::Canceled;
 use crate::intents::{Intent, Status};
 use crate::permission::Class;
@@ -37,7 +38,8 @@ pub fn methods() -> Vec<Method> {
             Permission::Actuate,
             "Calls an intent off: requests, streams and claims of it and of all below it end now.",
             async |call, params| cancel(&call, params),
-        ),
+        )
+        .audited(Audited::After),
         Method::new(
             "intent.list",
             Permission::Observe,

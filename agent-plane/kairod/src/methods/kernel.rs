@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::audit::Audited;
 use crate::connection::{FRAME_TIMEOUT, MAX_IN_FLIGHT};
 use crate::daemon::Daemon;
 use crate::outgoing;
@@ -52,13 +53,15 @@ pub fn methods() -> Vec<Method> {
             Permission::Observe,
             "Makes this connection less than it is, for good: before it is handed to a program.",
             async |call, params| confine(&call, params),
-        ),
+        )
+        .audited(Audited::After),
         Method::new(
             "kernel.diagnostics",
             Permission::Admin,
             "Shows every connection with its peer, queue and subscriptions.",
             async |call, NoParams {}| Ok(diagnostics(&call)),
-        ),
+        )
+        .audited(Audited::After),
     ]
 }
 
@@ -233,6 +236,8 @@ struct MethodView {
     since: &'static str,
     /// The connection of the process that serves it; none where kairod does.
     served_by: Option<u64>,
+    /// How it is audited: `no`, `before` (or it does not happen), `after`.
+    audited: Audited,
     /// Whether an idempotency key holds for all connections of the caller's identity.
     idempotent_across_connections: bool,
     /// JSON Schema.
@@ -258,6 +263,7 @@ fn view(method: &Method) -> MethodView {
         stability: method.stability,
         since: method.since,
         served_by: None,
+        audited: method.audited,
         idempotent_across_connections: method.across_connections,
         params: method.params.clone(),
         result: method.result.clone(),
@@ -275,6 +281,7 @@ fn served_view(service: &Service, method: &Served) -> MethodView {
         stability: Stability::Evolving,
         since: "",
         served_by: Some(service.connection.number),
+        audited: Audited::No,
         idempotent_across_connections: false,
         params: method.params.clone(),
         result: method.result.clone(),

@@ -4,6 +4,7 @@ use kairo_wire::{ErrorCode, ErrorInfo, Value};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Audited;
 use crate::daemon::Daemon;
 use crate::events::map;
 use crate::permission::grant::{Ends, Grant, MAX_GRANTS, Now, origin};
@@ -13,6 +14,8 @@ use crate::topics::{self, Pattern};
 
 /// Longest reason, bytes.
 const MAX_REASON_BYTES: usize = 256;
+/// Most records in one answer.
+const MAX_AUDIT_RECORDS: usize = 500;
 /// Longest time that a grant with an end may last, s: a year.
 const MAX_TTL_S: u64 = 366 * 86_400;
 
@@ -36,6 +39,7 @@ pub fn methods() -> Vec<Method> {
             "Gives a right, for a while or until it is revoked.",
             async |call, params| grant(&call, params),
         )
+        .audited(Audited::Before)
         .repeatable(),
         Method::new(
             "permission.revoke",
@@ -43,7 +47,14 @@ pub fn methods() -> Vec<Method> {
             "Takes a grant away; claims that rest on it end at once.",
             async |call, params| revoke(&call, &params),
         )
+        .audited(Audited::After)
         .repeatable(),
+        Method::new(
+            "permission.audit",
+            Permission::Admin,
+            "Reads the audit log: who did what, why, and how it ended.",
+            read_audit,
+        ),
     ]
 }
 
@@ -209,7 +220,7 @@ fn check(call: &Call, params: &CheckParams) -> Result<Checked, ErrorInfo> {
         _ => &[],
     };
     let table = call.daemon.permissions.borrow();
-    let decision = table.decide(&subject, params.right, &params.target, classes, Now::read());
+    let decision = table.decide(&subject, params.right, &params.target, classes, Now::read);
     let Decision {
         allowed,
         rule,
@@ -217,7 +228,7 @@ fn check(call: &Call, params: &CheckParams) -> Result<Checked, ErrorInfo> {
     } = decision;
     Ok(Checked {
         allowed,
-        rule,
+        rule: rule.into_owned(),
         limits,
     })
 }
@@ -339,6 +350,50 @@ fn revoke(call: &Call, params: &RevokeParams) -> Result<Revoked, ErrorInfo> {
     Ok(Revoked {
         id: params.id,
         kept,
+    })
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct AuditParams {
+    /// Records with higher numbers; 0 if absent.
+    #[serde(default)]
+    after: u64,
+    /// At most so many, up to 500; 100 if absent.
+    limit: Option<usize>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct AuditPage {
+    /// The records, as they stand in the log.
+    records: Vec<serde_json::Value>,
+    /// Whether there are more.
+    more: bool,
+    /// Entries that could not be written since kairod started.
+    lost: u64,
+}
+
+async fn read_audit(call: Call, params: AuditParams) -> Result<AuditPage, ErrorInfo> {
+    let audit = &call.daemon.audit;
+    let unavailable =
+        |text: String| ErrorInfo::new(ErrorCode::Unavailable, text).reason("no_audit");
+    let Some(directory) = audit.directory().map(std::path::Path::to_path_buf) else {
+        return Err(unavailable(
+            "there is no audit log; see kairod's words".into(),
+        ));
+    };
+    let limit = params.limit.unwrap_or(100).clamp(1, MAX_AUDIT_RECORDS);
+    let reading = move || kairo_audit::read(&directory, params.after, limit);
+    let page = tokio::task::spawn_blocking(reading).await;
+    let page = page
+        .map_err(|error| unavailable(error.to_string()))?
+        .map_err(|error| unavailable(error.to_string()))?;
+    let records = page.records.iter().map(serde_json::to_value);
+    let records: Result<_, _> = records.collect();
+    Ok(AuditPage {
+        records: records.map_err(|error| unavailable(error.to_string()))?,
+        more: page.has_more,
+        lost: audit.lost(),
     })
 }
 

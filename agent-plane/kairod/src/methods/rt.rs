@@ -1,6 +1,8 @@
 //! `rt.*`: what the real-time plane counts, read from its statistics segment. Reading disturbs
 //! nothing there: the segment is mapped read-only and written with relaxed stores.
 
+mod line_view;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -16,11 +18,13 @@ use kairo_wire::{ErrorCode, ErrorInfo};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Audited;
 use crate::device::Device;
 use crate::plane::Plane;
 use crate::refusal;
 use crate::router::{Call, Method, NoParams, Permission};
 use crate::views::{self, Status};
+use line_view::LinesView;
 
 pub fn methods() -> Vec<Method> {
     vec![
@@ -41,19 +45,22 @@ pub fn methods() -> Vec<Method> {
             Permission::Actuate,
             "Stops every device, now; every claim ends. Only an operator can clear it.",
             async |call, NoParams {}| stop(&call, false).await,
-        ),
+        )
+        .audited(Audited::After),
         Method::new(
             "rt.clear_estop",
             Permission::Admin,
             "Clears the e-stop, where robot.toml allows it over IPC and every input is good.",
             async |call, NoParams {}| stop(&call, true).await,
-        ),
+        )
+        .audited(Audited::Before),
         Method::new(
             "rt.reset",
             Permission::Actuate,
             "Counts from now on. kairod remembers what was counted; kairo-rt is only read.",
             async |call, NoParams {}| reset(&call),
-        ),
+        )
+        .audited(Audited::After),
     ]
 }
 
@@ -101,6 +108,8 @@ struct RtStatus {
     loops: Vec<LoopView>,
     buses: Vec<BusView>,
     devices: Vec<PhaseView>,
+    /// The GPIO lines; none on a robot without.
+    lines: Option<LinesView>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -419,6 +428,7 @@ fn status(call: &Call) -> RtStatus {
                 .collect()
         }),
         devices: plane.devices().iter().map(phase_view).collect(),
+        lines: stats.and_then(|block| LinesView::of(welcome, base.block(), block)),
     }
 }
 

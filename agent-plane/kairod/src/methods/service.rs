@@ -8,6 +8,7 @@ use kairo_wire::{ErrorCode, ErrorInfo, Value};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Audited;
 use crate::events::map;
 use crate::permission::{Class, Right};
 use crate::router::{Call, Method, NoParams, Permission};
@@ -32,13 +33,15 @@ pub fn methods() -> Vec<Method> {
             Permission::Serve,
             "Serves a namespace over this connection: kairod sends it the requests of others.",
             async |call, params| register(&call, params),
-        ),
+        )
+        .audited(Audited::Before),
         Method::new(
             "service.unregister",
             Permission::Serve,
             "Stops serving; calls under way are answered with E_UNAVAILABLE.",
             async |call, NoParams {}| Ok(unregister(&call)),
-        ),
+        )
+        .audited(Audited::After),
         Method::new(
             "service.status",
             Permission::Observe,

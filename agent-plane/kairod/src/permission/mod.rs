@@ -9,14 +9,15 @@
 //! 5. the built-in rules: the classes that a method's row names, and [`builtin::RULES`].
 //!
 //! The same table answers a request, `permission.list`, `permission.check`, the reference and the
-//! test that tries every method with every class, so that these cannot differ. Deciding is pure:
-//! nothing here looks at a clock, a file or a connection.
+//! test that tries every method with every class, so that these cannot differ. Deciding looks at
+//! no file and no connection, and at the clock only where a grant speaks.
 
 pub mod builtin;
 pub mod grant;
 pub mod limits;
 pub mod policy;
 
+use std::borrow::Cow;
 use std::fmt;
 
 use schemars::JsonSchema;
@@ -213,7 +214,7 @@ pub struct Decision {
     /// Whether it may.
     pub allowed: bool,
     /// The rule that decided: its origin, or `default` when none spoke.
-    pub rule: String,
+    pub rule: Cow<'static, str>,
     /// How far it may go.
     pub limits: DeviceLimits,
 }
@@ -222,7 +223,7 @@ impl Decision {
     fn by(rule: &Rule, allowed: bool) -> Self {
         Self {
             allowed,
-            rule: rule.origin.clone(),
+            rule: rule.origin.clone().into(),
             limits: if allowed {
                 rule.limits.clone()
             } else {
@@ -306,7 +307,7 @@ impl Table {
         right: Right,
         target: &str,
         builtin: &[Class],
-        now: grant::Now,
+        now: fn() -> grant::Now,
     ) -> Decision {
         if builtin::is_reserved(right, target) {
             return Decision {
@@ -319,9 +320,9 @@ impl Table {
         if let Some(rule) = self.policy.deny.iter().find(speaks) {
             return Decision::by(rule, false);
         }
-        let live = self.grants.iter().rev().filter(|grant| !grant.is_over(now));
-        if let Some(grant) = live.map(|grant| &grant.rule).find(speaks) {
-            return Decision::by(grant, true);
+        let mut granted = self.grants.iter().rev();
+        if let Some(grant) = granted.find(|one| speaks(&&one.rule) && !one.is_over(now())) {
+            return Decision::by(&grant.rule, true);
         }
         if let Some(rule) = self.policy.allow.iter().find(speaks) {
             return Decision::by(rule, true);

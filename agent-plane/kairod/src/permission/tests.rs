@@ -49,8 +49,8 @@ fn granted(id: u64, right: Right, target: &str, ends: Option<Ends>) -> Grant {
 }
 
 fn may(table: &Table, subject: &Subject, right: Right, target: &str) -> (bool, String) {
-    let decision = table.decide(subject, right, target, &[], NOW);
-    (decision.allowed, decision.rule)
+    let decision = table.decide(subject, right, target, &[], || NOW);
+    (decision.allowed, decision.rule.into_owned())
 }
 
 #[test]
@@ -137,10 +137,10 @@ fn limits_travel_with_the_rule_that_decides() {
     let table = Table::new(policy(
         "[[allow]]\nclass = 'agent'\ndevices = ['arm']\nlimits = { velocity_scale_max = 0.5 }\n",
     ));
-    let decision = table.decide(&agent(None), Right::DeviceWrite, "arm", &[], NOW);
+    let decision = table.decide(&agent(None), Right::DeviceWrite, "arm", &[], || NOW);
     assert!(decision.allowed);
     assert_eq!(decision.limits.velocity_scale_max, Some(0.5));
-    let claim = table.decide(&agent(None), Right::DeviceClaim, "arm", &[], NOW);
+    let claim = table.decide(&agent(None), Right::DeviceClaim, "arm", &[], || NOW);
     assert!(claim.allowed && claim.limits.is_empty());
 }
 

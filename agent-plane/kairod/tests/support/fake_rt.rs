@@ -19,6 +19,7 @@ use kairo_link::control::{
     BringupCheck, BusDescription, ControlSocket, DeviceDescription, JointDescription,
     LoopDescription, Notice, Request, Welcome,
 };
+use kairo_link::lines::{LineDescription, LineKind};
 use kairo_link::offer::Offer;
 use kairo_link::operator::DeviceFailsafe;
 use kairo_link::ring::{self, Consumer, Producer};
@@ -496,6 +497,12 @@ fn welcome(present: bool) -> Welcome {
         build: "fake 1.0".into(),
         robot: "so101".into(),
         armed: true,
+        lines: vec![LineDescription {
+            name: "front".into(),
+            kind: LineKind::Input,
+            place: "\"estop\"".into(),
+            ..LineDescription::default()
+        }],
         loops: vec![LoopDescription {
             name: "arm".into(),
             period_us: 2000,

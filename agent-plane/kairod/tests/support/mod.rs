@@ -39,9 +39,14 @@ impl System {
 
     /// kairod with a real-time plane and this policy.
     pub fn start_with_policy(policy: &str) -> Self {
+        Self::start_with_file("policy.toml", policy)
+    }
+
+    /// kairod with a real-time plane and a file in its directory.
+    pub fn start_with_file(name: &str, content: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("policy.toml");
-        std::fs::write(&path, policy).unwrap();
+        let path = directory.path().join(name);
+        std::fs::write(&path, content).unwrap();
         let private = std::fs::Permissions::from_mode(0o600);
         std::fs::set_permissions(&path, private).unwrap();
         let rt = FakeRt::start(directory.path(), 0);

@@ -63,11 +63,12 @@ impl Load {
         }
     }
 
-    /// How many times as long as others its windows are. Hardly anything happens on an idle
-    /// machine, so that its maximum takes long to be seen; and its seconds cost the host nothing.
+    /// How many times as long as others its windows are. A late wake-up is a coincidence with
+    /// another task's switch. Where hardly any task runs, the maximum takes long to be seen; and
+    /// such seconds cost the host nothing.
     pub const fn patience(self) -> u64 {
         match self {
-            Self::Idle => 10,
+            Self::Idle | Self::KairodStop | Self::ClockStep | Self::DiskFull => 20,
             _ => 1,
         }
     }
