@@ -145,6 +145,9 @@ fn event() -> Event {
         correlation_id: None,
         causation_id: None,
         traceparent: None,
+        stream: None,
+        stream_version: None,
+        replay: false,
         subscription: Some("s1".into()),
     }
 }

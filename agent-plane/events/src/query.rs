@@ -6,7 +6,7 @@ use crate::topic::Pattern;
 
 /// Most events in a page.
 pub const MAX_PAGE_EVENTS: usize = 4096;
-/// Size after which a page ends.
+/// Size after which a page ends at the latest.
 pub const MAX_PAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Rows that one page may look at: a filter that nothing passes costs no more than this.
 pub const MAX_PAGE_ROWS: usize = 64 * 1024;
@@ -30,6 +30,8 @@ pub struct Query {
     pub before_ns: Option<i64>,
     /// Most events in the page; [`MAX_PAGE_EVENTS`] at most.
     pub limit: usize,
+    /// Size after which the page ends; [`MAX_PAGE_BYTES`] at most. One event is always in it.
+    pub max_bytes: usize,
 }
 
 impl Default for Query {
@@ -43,6 +45,7 @@ impl Default for Query {
             since_ns: None,
             before_ns: None,
             limit: MAX_PAGE_EVENTS,
+            max_bytes: MAX_PAGE_BYTES,
         }
     }
 }

@@ -166,7 +166,10 @@ impl<C: Borrow<Connection>> LogReader<C> {
         let Some((way, filter, after, until)) = self.plan(query)? else {
             return Ok(page);
         };
-        let limit = query.limit.clamp(1, MAX_PAGE_EVENTS);
+        let limit = (
+            query.limit.clamp(1, MAX_PAGE_EVENTS),
+            query.max_bytes.min(MAX_PAGE_BYTES),
+        );
         match way {
             Way::Nowhere => {}
             Way::Scan => {
@@ -273,7 +276,7 @@ impl<C: Borrow<Connection>> LogReader<C> {
         sql: &str,
         key: Option<&dyn ToSql>,
         (after, until): (i64, i64),
-        limit: usize,
+        (limit, max_bytes): (usize, usize),
         filter: &Filter,
         page: &mut Page,
     ) -> Result<(), StoreError> {
@@ -296,7 +299,8 @@ impl<C: Borrow<Connection>> LogReader<C> {
         let (mut bytes, mut looked_at) = (0, 0);
         let mut buffer = Vec::new();
         while let Some(row) = rows.next()? {
-            if page.events.len() >= limit || bytes >= MAX_PAGE_BYTES || looked_at >= MAX_PAGE_ROWS {
+            if page.events.len() >= limit || bytes >= max_bytes.max(1) || looked_at >= MAX_PAGE_ROWS
+            {
                 page.next = last;
                 return Ok(());
             }
@@ -320,6 +324,8 @@ impl<C: Borrow<Connection>> LogReader<C> {
                 None => page.damaged.push(seq.unsigned_abs()),
             }
         }
+        // Rows that were committed after the head was asked for are in the page too, and in order.
+        page.head = page.head.max(last.unwrap_or(0));
         Ok(())
     }
 }

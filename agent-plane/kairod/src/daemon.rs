@@ -68,12 +68,12 @@ impl Daemon {
         match grant_file.as_ref().map(GrantFile::load) {
             Some(Ok(grants)) => table.restore(grants),
             // No grant is the closed state; the operator sees it in permission.list.
-            Some(Err(trouble)) => eprintln!("kairod: no grants: {trouble}"),
+            Some(Err(trouble)) => say!("kairod: no grants: {trouble}"),
             None => {}
         }
         let (audit, findings) = Audit::open(state_dir);
         for finding in &findings.0 {
-            eprintln!("kairod: audit: {finding}");
+            say!("kairod: audit: {finding}");
             let data = map([("finding", Value::from(finding.as_str()))]);
             bus.publish(topics::AUDIT_FINDING, data, None);
         }

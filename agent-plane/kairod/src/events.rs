@@ -1,17 +1,24 @@
-//! The event bus: what was published lately, in memory, in one order.
+//! The event bus: what was published lately, in memory, in one order, and the log behind it.
 //!
 //! A ring of the newest [`KEPT_EVENTS`]; every subscription reads it at its own pace with a cursor
 //! of its own, so publishing never waits and costs the same however many listen. A subscriber that
-//! falls off the ring is told what it missed. Nothing here survives a restart.
+//! falls off the ring is told what it missed, or reads on in the log.
+//!
+//! Events are numbered by the log ([`kairo_events`]), which keeps all but the volatile ones. What
+//! kairod itself publishes is delivered at once and written after that; what a client publishes in
+//! a durable class is delivered once it is in the log. So live delivery says nothing about
+//! durability, and is in the order of publication: a number may come after a larger one.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use kairo_wire::{Event, Meta, Value};
-use tokio::sync::watch;
+use kairo_events::{Class, Expected, NewEvent, Salvage, Stamp, StoreError};
+use kairo_wire::{ErrorCode, ErrorInfo, Event, Meta, Value};
+use tokio::sync::{Notify, watch};
 
+use crate::event_log::{Found as FoundLog, OpenLog, refusal};
 use crate::topics;
 
 /// Events that stay readable for slow subscribers. An event takes about 1 KiB.
@@ -20,19 +27,35 @@ pub const KEPT_EVENTS: usize = 1024;
 /// The bus.
 #[derive(Debug)]
 pub struct EventBus {
-    /// Tells the events of this run from those of another in their ids.
+    /// Tells the events of this run from those of another in their ids, without a log.
     run: String,
     kept: RefCell<VecDeque<Rc<Event>>>,
-    next_seq: Cell<u64>,
+    /// Where the ring begins, counted in events that were ever in it.
+    oldest: Cell<u64>,
+    /// The largest number that has fallen out of the ring.
+    dropped_seq: Cell<u64>,
+    /// The newest number given out.
+    newest_seq: Cell<u64>,
     newest: watch::Sender<u64>,
+    log: RefCell<Option<Rc<OpenLog>>>,
+    /// Why there is none.
+    absent: RefCell<String>,
+    /// Whether the log refused what was written last.
+    failing: Cell<bool>,
+    /// Whether this kairod had a log before: what is open in a later one is its own.
+    had_log: Cell<bool>,
+    /// Rung when the log is damaged and has to be opened anew.
+    pub broken: Notify,
+    /// Durable consumers that a subscription reads for.
+    pub consumers: RefCell<BTreeSet<String>>,
 }
 
-/// What lies at a cursor.
+/// What lies at a place in the ring.
 #[derive(Debug)]
 pub enum Found {
-    /// This event; the next one is at the cursor plus one.
+    /// This event; the next one is at the place plus one.
     Event(Rc<Event>),
-    /// The events from the cursor up to this one are gone.
+    /// The events from there up to this one are gone.
     Gone {
         /// The oldest one that is kept.
         oldest: u64,
@@ -41,8 +64,30 @@ pub enum Found {
     End,
 }
 
+/// What a client publishes.
+#[derive(Debug)]
+pub struct Publication {
+    /// The event, with its data.
+    pub event: NewEvent,
+    /// The same data.
+    pub data: Value,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Its number.
+    pub seq: u64,
+    /// Its id.
+    pub id: String,
+    /// Its place in its stream.
+    pub version: Option<u64>,
+    /// It was in the log already.
+    pub duplicate: bool,
+}
+
 impl EventBus {
-    /// An empty bus.
+    /// An empty bus without a log.
     pub fn new() -> Self {
         let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid");
         // Without /proc the process id has to do; it repeats only after a restart.
@@ -53,23 +98,245 @@ impl EventBus {
         Self {
             run,
             kept: RefCell::default(),
-            next_seq: Cell::new(1),
+            oldest: Cell::new(1),
+            dropped_seq: Cell::new(0),
+            newest_seq: Cell::new(0),
             newest: watch::Sender::new(0),
+            log: RefCell::default(),
+            absent: RefCell::new("kairod has no state directory".into()),
+            failing: Cell::new(false),
+            had_log: Cell::new(false),
+            broken: Notify::new(),
+            consumers: RefCell::default(),
         }
     }
 
-    /// Publishes a fact. `cause` is the metadata of the request that led to it.
+    /// Publishes a fact of kairod's own. `cause` is the metadata of the request that led to it.
     pub fn publish(&self, topic: &str, data: Value, cause: Option<&Meta>) {
-        let seq = self.next_seq.get();
-        self.next_seq.set(seq + 1);
-        let event = Rc::new(self.event(topic, data, seq, cause));
-        let mut kept = self.kept.borrow_mut();
-        if kept.len() == KEPT_EVENTS {
-            kept.pop_front();
+        let class = topics::class(topic);
+        self.publish_as(class, topic, data, cause);
+        self.watch_health();
+    }
+
+    fn publish_as(&self, class: Class, topic: &str, data: Value, cause: Option<&Meta>) {
+        let cause = cause.cloned().unwrap_or_default();
+        let mut event = NewEvent::new(topic, "kairod", encoded(&data)).class(class);
+        event.aliases = topics::aliases(topic).into();
+        event.correlation_id = cause.correlation_id;
+        event.causation_id = cause.causation_id;
+        event.traceparent = cause.traceparent;
+        let log = self.log.borrow().clone();
+        let stamp = log.as_ref().and_then(|log| {
+            // What the log does not take is still a fact; its status counts what it lost.
+            let posted = log.store.post(event.clone());
+            posted.or_else(|_| log.store.number(&event)).ok()
+        });
+        let stamp = stamp.unwrap_or_else(|| self.own_stamp());
+        self.show(self.event(&event, data, stamp, None));
+    }
+
+    /// Publishes what a client says. A durable event is delivered, and this returns, when it is in
+    /// the log as its class promises; that goes on when the caller is gone.
+    ///
+    /// # Errors
+    /// It breaks a rule, there is no log, or the log refuses it.
+    pub async fn publish_for(
+        self: &Rc<Self>,
+        publication: Publication,
+    ) -> Result<Published, ErrorInfo> {
+        let Publication { event, data } = publication;
+        if event.class == Class::Volatile {
+            let log = self.log.borrow().clone();
+            let stamp = match log {
+                Some(log) => log.store.number(&event).map_err(|error| refusal(&error))?,
+                None => self.own_stamp(),
+            };
+            let shown = self.event(&event, data, stamp, None);
+            let (seq, id) = (shown.seq, shown.id.clone());
+            self.show(shown);
+            return Ok(Published {
+                seq,
+                id,
+                version: None,
+                duplicate: false,
+            });
         }
-        kept.push_back(event);
+        let log = self.log()?;
+        let (stamp, ticket) = log
+            .store
+            .append(event.clone())
+            .map_err(|error| refusal(&error))?;
+        let bus = Rc::clone(self);
+        let shown = tokio::task::spawn_local(async move {
+            let appended = ticket.await;
+            bus.watch_health();
+            let appended = appended.map_err(|error| refusal(&error))?;
+            let shown = bus.event(&event, data, stamp, appended.version);
+            let id = match &event.id {
+                Some(id) => id.clone(),
+                None => log.store.id_of(appended.seq),
+            };
+            if !appended.duplicate {
+                bus.show(shown);
+            }
+            Ok(Published {
+                seq: appended.seq,
+                id,
+                version: appended.version,
+                duplicate: appended.duplicate,
+            })
+        });
+        shown.await.unwrap_or_else(|error| {
+            let text = format!("publishing was given up: {error}");
+            Err(ErrorInfo::new(ErrorCode::Internal, text))
+        })
+    }
+
+    /// The log.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn log(&self) -> Result<Rc<OpenLog>, ErrorInfo> {
+        self.log.borrow().clone().ok_or_else(|| {
+            let text = format!("the event log is not there: {}", self.absent.borrow());
+            let error = ErrorInfo::new(ErrorCode::Unavailable, text);
+            error
+                .reason("no_store")
+                .with("cause", "absent")
+                .retry(Some(1000))
+        })
+    }
+
+    /// From now on events are numbered and kept by this log. Ends what an earlier kairod left.
+    pub fn attach(&self, found: FoundLog) {
+        let FoundLog {
+            log,
+            report,
+            claims,
+            intents,
+        } = found;
+        *self.log.borrow_mut() = Some(Rc::new(log));
+        self.failing.set(false);
+        if let Some((backup, schema)) = &report.backup {
+            let backup = backup.display();
+            say!("kairod: the event log had schema {schema}; a copy is {backup}");
+        }
+        if let Some(salvage) = &report.salvage {
+            let aside = salvage.quarantined.display();
+            let why = &salvage.damage;
+            say!("kairod: the event log was damaged ({why}); it is now {aside}");
+        }
+        let state = if report.salvage.is_some() {
+            "salvaged"
+        } else {
+            "ready"
+        };
+        self.publish(
+            topics::EVENT_STORE,
+            store_facts(state, "", report.head, report.salvage.as_ref()),
+            None,
+        );
+        if self.had_log.replace(true) {
+            return;
+        }
+        for claim in claims {
+            let data = map([
+                ("device", Value::from(claim.device.as_str())),
+                ("epoch", Value::from(claim.epoch)),
+                ("cause", Value::from("kairod_restarted")),
+            ]);
+            self.publish(topics::DEVICE_RELEASED, data, None);
+        }
+        for intent in intents {
+            let data = map([
+                ("intent", Value::from(intent.intent.as_str())),
+                ("name", Value::Nil),
+                ("parent", intent.parent.map_or(Value::Nil, Value::from)),
+                ("status", Value::from("interrupted")),
+                ("reason", Value::from("kairod ended without a word")),
+            ]);
+            let cause = Meta {
+                correlation_id: Some(intent.intent),
+                ..Meta::default()
+            };
+            self.publish(topics::INTENT_ENDED, data, Some(&cause));
+        }
+    }
+
+    /// There is no log, and why.
+    pub fn say_absent(&self, cause: &str) {
+        if *self.absent.borrow() == cause {
+            return;
+        }
+        *self.absent.borrow_mut() = cause.to_string();
+        say!("kairod: no event log, what needs one is refused: {cause}");
+        let facts = store_facts("absent", cause, 0, None);
+        self.publish_as(Class::Volatile, topics::EVENT_STORE, facts, None);
+    }
+
+    /// Takes the log away.
+    pub fn detach(&self) -> Option<Rc<OpenLog>> {
+        self.log.borrow_mut().take()
+    }
+
+    /// Writes what is queued, for so long. False when the disk did not finish.
+    pub fn close(&self, patience: Duration) -> bool {
+        match self.detach().map(Rc::try_unwrap) {
+            Some(Ok(log)) => log.store.close(patience),
+            // A request still holds it, and is abandoned with the process: what was acknowledged
+            // is in the log.
+            Some(Err(_)) => false,
+            None => true,
+        }
+    }
+
+    /// Tells when the log begins to fail, and when it works again.
+    fn watch_health(&self) {
+        let log = self.log.borrow().clone();
+        let Some(log) = log else { return };
+        let failure = log.store.status().failure;
+        if failure.is_some() == self.failing.get() {
+            return;
+        }
+        self.failing.set(failure.is_some());
+        let head = log.store.status().head;
+        let facts = match &failure {
+            Some(error) => {
+                say!("kairod: {error}");
+                store_facts("failing", &error.to_string(), head, None)
+            }
+            None => store_facts("ready", "", head, None),
+        };
+        if matches!(failure, Some(StoreError::Corrupt { .. })) {
+            self.broken.notify_one();
+        }
+        self.publish_as(Class::Volatile, topics::EVENT_STORE, facts, None);
+    }
+
+    /// A number where no log gives one.
+    fn own_stamp(&self) -> Stamp {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let time_ns = now.unwrap_or_default().as_nanos();
+        Stamp {
+            seq: self.newest_seq.get() + 1,
+            time_ns: i64::try_from(time_ns).unwrap_or(i64::MAX),
+            monotonic_ns: 0,
+        }
+    }
+
+    /// Puts an event into the ring.
+    fn show(&self, event: Event) {
+        self.newest_seq.set(self.newest_seq.get().max(event.seq));
+        let mut kept = self.kept.borrow_mut();
+        if kept.len() == KEPT_EVENTS
+            && let Some(gone) = kept.pop_front()
+        {
+            self.oldest.set(self.oldest.get() + 1);
+            self.dropped_seq.set(self.dropped_seq.get().max(gone.seq));
+        }
+        kept.push_back(Rc::new(event));
         drop(kept);
-        self.newest.send_replace(seq);
+        self.newest.send_replace(self.next_place());
     }
 
     /// The notice that a subscription missed the events `from_seq` up to, not with, `to_seq`.
@@ -79,33 +346,62 @@ impl EventBus {
             ("to_seq", Value::from(to_seq)),
             ("lost", Value::from(lost)),
         ]);
-        let mut gap = self.event(topics::EVENT_GAP, data, from_seq, None);
-        // The number is that of the first event missed, so the id must not be its id.
-        gap.id = format!("{}-gap-{from_seq}", self.run);
-        gap
+        self.notice(topics::EVENT_GAP, data, from_seq)
     }
 
-    fn event(&self, topic: &str, data: Value, seq: u64, cause: Option<&Meta>) -> Event {
-        let cause = cause.cloned().unwrap_or_default();
-        Event {
-            id: format!("{}-{seq}", self.run),
-            topic: topic.into(),
-            source: "kairod".into(),
-            specversion: "1.0".into(),
-            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
-            data,
+    /// An event for one subscription alone.
+    pub fn notice(&self, topic: &str, data: Value, seq: u64) -> Event {
+        let event = NewEvent::new(topic, "kairod", Vec::new());
+        let stamp = Stamp {
             seq,
-            aliases: topics::aliases(topic),
-            correlation_id: cause.correlation_id,
-            causation_id: cause.causation_id,
-            traceparent: cause.traceparent,
+            ..self.own_stamp()
+        };
+        let mut notice = self.event(&event, data, stamp, None);
+        // The number is that of another event, so the id must not be its id.
+        let action = topic.rsplit('.').next().unwrap_or_default();
+        notice.id = format!("{}-{action}-{seq}", self.run);
+        notice
+    }
+
+    /// An event as it travels.
+    fn event(&self, event: &NewEvent, data: Value, stamp: Stamp, version: Option<u64>) -> Event {
+        let made = || match &*self.log.borrow() {
+            Some(log) => log.store.id_of(stamp.seq),
+            None => format!("{}-{}", self.run, stamp.seq),
+        };
+        Event {
+            id: event.id.clone().unwrap_or_else(made),
+            topic: event.topic.to_string(),
+            source: event.source.clone(),
+            specversion: "1.0".into(),
+            time: time_text(stamp.time_ns),
+            data,
+            seq: stamp.seq,
+            aliases: event.aliases.to_vec(),
+            correlation_id: event.correlation_id.clone(),
+            causation_id: event.causation_id.clone(),
+            traceparent: event.traceparent.clone(),
+            stream: event.stream.clone(),
+            stream_version: version,
+            replay: false,
             subscription: None,
         }
     }
 
-    /// Where a subscription that wants only what comes begins.
+    /// The number after the newest.
     pub fn next_seq(&self) -> u64 {
-        self.next_seq.get()
+        self.newest_seq.get() + 1
+    }
+
+    /// Where a subscription that wants only what comes begins.
+    pub fn next_place(&self) -> u64 {
+        self.oldest.get() + self.kept.borrow().len() as u64
+    }
+
+    /// Where a subscription that has seen the log up to `head` goes on; none when something behind
+    /// `head` has fallen out of the ring already.
+    pub fn place_behind(&self, head: u64) -> Option<u64> {
+        (self.dropped_seq.get() <= head).then(|| self.oldest.get())
     }
 
     /// Wakes when something was published.
@@ -113,18 +409,91 @@ impl EventBus {
         self.newest.subscribe()
     }
 
-    /// What lies at `cursor`.
-    pub fn at(&self, cursor: u64) -> Found {
-        let kept = self.kept.borrow();
-        let Some(oldest) = kept.front().map(|event| event.seq) else {
-            return Found::End;
-        };
-        if cursor < oldest {
+    /// What lies at `place`.
+    pub fn at(&self, place: u64) -> Found {
+        let oldest = self.oldest.get();
+        if place < oldest {
             return Found::Gone { oldest };
         }
-        let index = usize::try_from(cursor - oldest).unwrap_or(usize::MAX);
+        let index = usize::try_from(place - oldest).unwrap_or(usize::MAX);
+        let kept = self.kept.borrow();
         kept.get(index)
             .map_or(Found::End, |event| Found::Event(Rc::clone(event)))
+    }
+}
+
+fn store_facts(state: &str, cause: &str, head: u64, salvage: Option<&Salvage>) -> Value {
+    let lost = salvage.map_or(&[][..], |salvage| &salvage.lost);
+    // The newest ones say the most; a file with more damages is in its quarantine to look at.
+    let lost = lost.iter().rev().take(16).map(|(from, to)| {
+        map([
+            ("from_seq", Value::from(*from)),
+            ("to_seq", Value::from(*to)),
+        ])
+    });
+    let damaged = salvage.map_or(0, |salvage| salvage.damaged_rows);
+    map([
+        ("state", Value::from(state)),
+        (
+            "cause",
+            Value::from(salvage.map_or(cause, |salvage| salvage.damage.as_str())),
+        ),
+        ("head_seq", Value::from(head)),
+        (
+            "salvaged",
+            salvage.map_or(Value::Nil, |salvage| Value::from(salvage.events)),
+        ),
+        ("damaged", Value::from(damaged)),
+        ("lost", Value::Array(lost.collect())),
+    ])
+}
+
+/// Wall time as RFC 3339.
+fn time_text(time_ns: i64) -> String {
+    let since = Duration::from_nanos(u64::try_from(time_ns).unwrap_or(0));
+    humantime::format_rfc3339_millis(UNIX_EPOCH + since).to_string()
+}
+
+/// A value as the log keeps it.
+pub fn encoded(value: &Value) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // Writing into memory does not fail.
+    let _ = rmpv::encode::write_value(&mut bytes, value);
+    bytes
+}
+
+/// An event of the log as it travels.
+pub fn from_log(event: &kairo_events::Event, replay: bool) -> Event {
+    let data = rmpv::decode::read_value(&mut event.data.as_slice());
+    let (stream, stream_version) = match &event.stream {
+        Some(place) => (Some(place.name.clone()), Some(place.version)),
+        None => (None, None),
+    };
+    Event {
+        id: event.id.clone(),
+        topic: event.topic.to_string(),
+        source: event.source.clone(),
+        specversion: "1.0".into(),
+        time: time_text(event.time_ns),
+        data: data.unwrap_or_else(|_| Value::Binary(event.data.clone())),
+        seq: event.seq,
+        aliases: event.aliases.to_vec(),
+        correlation_id: event.correlation_id.clone(),
+        causation_id: event.causation_id.clone(),
+        traceparent: event.traceparent.clone(),
+        stream,
+        stream_version,
+        replay,
+        subscription: None,
+    }
+}
+
+/// The version that an append expects of its stream, as a caller says it: 0 is an empty one.
+pub const fn expected(version: Option<u64>) -> Expected {
+    match version {
+        None => Expected::Any,
+        Some(0) => Expected::None,
+        Some(version) => Expected::Exactly(version),
     }
 }
 
@@ -150,7 +519,9 @@ mod tests {
             panic!("event 5 is kept");
         };
         assert_eq!(event.seq, 5);
-        assert!(matches!(bus.at(bus.next_seq()), Found::End));
+        assert!(matches!(bus.at(bus.next_place()), Found::End));
+        // Who has read the log up to number 2 has missed number 3 here.
+        assert_eq!((bus.place_behind(2), bus.place_behind(3)), (None, Some(4)));
     }
 
     #[test]

@@ -9,13 +9,18 @@
 //! What kairod promises about safety is nothing: the real-time plane checks every command itself
 //! and lets leases end when kairod dies.
 
+#[macro_use]
+mod say;
+
 mod audit;
 mod cancellation;
 mod claim;
 mod connection;
 mod daemon;
+mod delivery;
 mod denial;
 mod device;
+mod event_log;
 mod events;
 mod grant_file;
 mod idempotency;
@@ -72,6 +77,9 @@ struct Arguments {
 /// may take to be read. Both fit into what kairo-init allows for a stop.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long the start waits for the event log.
+const LOG_PATIENCE: Duration = Duration::from_secs(2);
+
 /// A policy that is wrong, as kairo-init and systemd know it: not worth a restart (EX_CONFIG).
 const EXIT_CONFIG_REFUSED: u8 = 78;
 
@@ -80,14 +88,15 @@ fn main() -> anyhow::Result<ExitCode> {
     let policy = match Policy::load(&arguments.policy) {
         Ok(policy) => policy,
         Err(error) => {
-            eprintln!("kairod: {error}");
+            say!("kairod: {error}");
             return Ok(ExitCode::from(EXIT_CONFIG_REFUSED));
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Connecting to kairo-rt is the only blocking job; one may be stuck while one tries anew.
-        .max_blocking_threads(2)
+        // Connecting to kairo-rt and opening the event log block; each may be stuck once while it
+        // is tried anew.
+        .max_blocking_threads(4)
         .build()
         .context("cannot start the event loop")?;
     let done = LocalSet::new().block_on(&runtime, run(&arguments, policy));
@@ -98,15 +107,26 @@ fn main() -> anyhow::Result<ExitCode> {
 
 async fn run(arguments: &Arguments, policy: Policy) -> anyhow::Result<()> {
     let supervisor = Supervisor::from_environment();
+    // SAFETY: no handler is installed; a write beyond a limit on file sizes fails instead of ending
+    // the process.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let socket = Socket::bind(&arguments.run_dir)?;
     let state_dir = usable_state_dir(&arguments.state_dir);
     let daemon = Rc::new(Daemon::new(policy, state_dir));
+    if let Some(directory) = state_dir {
+        let (first, opened) = tokio::sync::oneshot::channel();
+        let (bus, directory) = (Rc::clone(&daemon.bus), directory.to_path_buf());
+        tokio::task::spawn_local(event_log::keep(bus, directory, first));
+        // Events that are numbered by the log are worth a moment; a disk that hangs is not waited
+        // for.
+        let _ = tokio::time::timeout(LOG_PATIENCE, opened).await;
+    }
     let rt_path = arguments.run_dir.join("rt.sock");
     let plane = Rc::clone(&daemon.plane);
     tokio::task::spawn_local(async move { link::keep(plane, &rt_path).await });
-    eprintln!("kairod: serving {}", socket.path().display());
+    say!("kairod: serving {}", socket.path().display());
     supervisor.send("READY=1");
     daemon
         .bus
@@ -119,8 +139,11 @@ async fn run(arguments: &Arguments, policy: Policy) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     supervisor.send("STOPPING=1");
-    eprintln!("kairod: stopping");
+    say!("kairod: stopping");
     daemon.drain(DRAIN_PATIENCE).await;
+    if !daemon.bus.close(DRAIN_PATIENCE) {
+        say!("kairod: the event log did not close in time; what was acknowledged is in it");
+    }
     Ok(())
 }
 
@@ -132,7 +155,7 @@ fn usable_state_dir(path: &Path) -> Option<&Path> {
         Ok(()) => Some(path),
         Err(error) => {
             let path = path.display();
-            eprintln!("kairod: nothing outlives a restart: cannot make {path}: {error}");
+            say!("kairod: nothing outlives a restart: cannot make {path}: {error}");
             None
         }
     }

@@ -40,6 +40,8 @@ pub enum Permission {
     Observe,
     /// Causes effects. What it may cause them on is a right of its own.
     Actuate,
+    /// Tells others something. What about is a right of its own.
+    Publish,
     /// Offers methods to others.
     Serve,
     /// Sees or changes what belongs to others.
@@ -50,7 +52,7 @@ impl Permission {
     /// The classes.
     pub const fn classes(self) -> &'static [Class] {
         match self {
-            Self::Observe => &Class::ALL,
+            Self::Observe | Self::Publish => &Class::ALL,
             Self::Actuate => &[Class::Operator, Class::Agent, Class::Skill],
             Self::Serve => &[Class::Operator, Class::Driver, Class::Service],
             Self::Admin => &[Class::Operator],

@@ -1,12 +1,13 @@
 //! Subscriptions: a policy, a credit in bytes, and a task that delivers.
 //!
 //! Delivery enters a connection's queue only while there is room and credit. With `drop` what
-//! finds none is lost and the next delivery says so; with `block` it waits, which holds up this
-//! subscription alone. Nothing is buffered per subscription, so memory is bounded by the
-//! connection's queue and the bus's ring.
+//! finds none is lost and the next delivery says so; with `block` and `spill` it waits, which holds
+//! up this subscription alone ([`crate::delivery`] delivers events). Nothing is buffered per
+//! subscription but a page of the log, so memory is bounded by the connection's queue and the
+//! bus's ring.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,13 +15,12 @@ use kairo_wire::message::Message;
 use kairo_wire::{ErrorCode, ErrorInfo, Gap, Limits, StreamChunk};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 
 use crate::connection::Connection;
 use crate::daemon::Daemon;
-use crate::events::Found;
-use crate::topics::Pattern;
 use crate::views::Status;
 
 /// Subscriptions of one connection.
@@ -35,7 +35,8 @@ pub enum Policy {
     Drop,
     /// It waits. Samples are then made less often; events wait in the bus's ring.
     Block,
-    /// It goes to disk. Not offered yet.
+    /// It waits, and what falls out of the bus's ring meanwhile is read from the event log. Events
+    /// only.
     Spill,
 }
 
@@ -50,6 +51,12 @@ pub struct Subscription {
     task: RefCell<Option<AbortHandle>>,
     /// The intent that it belongs to.
     intent: Option<String>,
+    /// The durable consumer that it reads for, as the log knows it.
+    pub consumer: Option<String>,
+    /// Numbers delivered to that consumer and not acknowledged, in order.
+    unacknowledged: RefCell<VecDeque<u64>>,
+    /// Rung by an acknowledgement.
+    pub acknowledged: Notify,
 }
 
 impl Subscription {
@@ -61,10 +68,20 @@ impl Subscription {
         intent: Option<String>,
     ) -> Result<Rc<Self>, ErrorInfo> {
         if policy == Policy::Spill {
-            let text =
-                "policy \"spill\" is not supported by this kairod; use \"drop\" or \"block\"";
+            let text = "policy \"spill\" is for events only; use \"drop\" or \"block\"";
             return Err(ErrorInfo::new(ErrorCode::Unsupported, text).reason("policy"));
         }
+        Self::register_events(connection, policy, credit, intent, None)
+    }
+
+    /// Registers a subscription to events, maybe for a durable consumer.
+    pub fn register_events(
+        connection: &Connection,
+        policy: Policy,
+        credit: Option<u64>,
+        intent: Option<String>,
+        consumer: Option<String>,
+    ) -> Result<Rc<Self>, ErrorInfo> {
         let mut all = connection.subscriptions.borrow_mut();
         if all.len() >= MAX_SUBSCRIPTIONS {
             let text = format!(
@@ -81,6 +98,9 @@ impl Subscription {
             credit: Cell::new(credit),
             task: RefCell::new(None),
             intent,
+            consumer,
+            unacknowledged: RefCell::default(),
+            acknowledged: Notify::new(),
         });
         all.insert(subscription.name.clone(), Rc::clone(&subscription));
         Ok(subscription)
@@ -90,6 +110,31 @@ impl Subscription {
     pub fn belongs_to(&self, intents: &BTreeSet<String>) -> bool {
         let intent = self.intent.as_ref();
         intent.is_some_and(|intent| intents.contains(intent))
+    }
+
+    /// Remembers that a consumer was given event `seq`.
+    pub fn owe(&self, seq: u64) {
+        self.unacknowledged.borrow_mut().push_back(seq);
+    }
+
+    /// Events that the consumer was given and has not acknowledged.
+    pub fn owed(&self) -> usize {
+        self.unacknowledged.borrow().len()
+    }
+
+    /// The consumer acknowledged everything up to `seq`.
+    pub fn settle(&self, seq: u64) {
+        let mut owed = self.unacknowledged.borrow_mut();
+        while owed.front().is_some_and(|first| *first <= seq) {
+            owed.pop_front();
+        }
+        drop(owed);
+        self.acknowledged.notify_waiters();
+    }
+
+    /// What happens when the reader is slow.
+    pub fn policy(&self) -> Policy {
+        self.policy
     }
 
     /// Starts delivering.
@@ -119,7 +164,17 @@ impl Subscription {
     }
 
     /// Delivers a frame, if it may; with `block` once it may. Says whether it was.
-    async fn deliver(&self, connection: &Connection, frame: Vec<u8>) -> bool {
+    pub async fn deliver(&self, connection: &Connection, frame: Vec<u8>) -> bool {
+        self.deliver_or_wait(connection, frame, self.policy != Policy::Drop)
+            .await
+    }
+
+    /// Delivers a frame once it may, whatever the policy: what is read from a disk can wait there.
+    pub async fn deliver_waiting(&self, connection: &Connection, frame: Vec<u8>) {
+        self.deliver_or_wait(connection, frame, true).await;
+    }
+
+    async fn deliver_or_wait(&self, connection: &Connection, frame: Vec<u8>, wait: bool) -> bool {
         let length = frame.len();
         loop {
             let freed = connection.outgoing.freed.notified();
@@ -132,72 +187,11 @@ impl Subscription {
                 connection.outgoing.push(frame);
                 return true;
             }
-            if self.policy != Policy::Block {
+            if !wait {
                 return false;
             }
             freed.await;
         }
-    }
-}
-
-/// Delivers the events that `patterns` mean, from now on.
-pub async fn deliver_events(
-    daemon: Rc<Daemon>,
-    connection: Rc<Connection>,
-    subscription: Rc<Subscription>,
-    patterns: Vec<Pattern>,
-    from_seq: u64,
-) {
-    let mut watch = daemon.bus.watch();
-    let mut cursor = from_seq;
-    // The first event lost and not told yet, and how many of ours.
-    let mut lost: Option<(u64, u64)> = None;
-    loop {
-        watch.mark_unchanged();
-        match daemon.bus.at(cursor) {
-            Found::End => {
-                if watch.changed().await.is_err() {
-                    return;
-                }
-            }
-            Found::Gone { oldest } => {
-                // Which of them were ours can no longer be known: all count.
-                let (from, count) = lost.unwrap_or((cursor, 0));
-                lost = Some((from, count + (oldest - cursor)));
-                cursor = oldest;
-            }
-            Found::Event(event) => {
-                cursor += 1;
-                let mut names = std::iter::once(&event.topic).chain(&event.aliases);
-                if !names.any(|name| patterns.iter().any(|pattern| pattern.matches(name))) {
-                    continue;
-                }
-                if let Some((from, count)) = lost {
-                    let gap = daemon.bus.gap(from, event.seq, count);
-                    if deliver_event(&connection, &subscription, gap).await {
-                        lost = None;
-                    }
-                }
-                let delivered = lost.is_none()
-                    && deliver_event(&connection, &subscription, (*event).clone()).await;
-                if !delivered {
-                    let (from, count) = lost.unwrap_or((event.seq, 0));
-                    lost = Some((from, count + 1));
-                }
-            }
-        }
-    }
-}
-
-async fn deliver_event(
-    connection: &Connection,
-    subscription: &Subscription,
-    mut event: kairo_wire::Event,
-) -> bool {
-    event.subscription = Some(subscription.name.clone());
-    match event.encode(&Limits::default()) {
-        Ok(frame) => subscription.deliver(connection, frame).await,
-        Err(_) => false,
     }
 }
 

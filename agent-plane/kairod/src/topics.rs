@@ -4,8 +4,9 @@
 //! end, for one or more. The canonical form is `kairo.system.<module>.<action>`; the short form
 //! `kairo.<module>.<action>` is an alias of the same event.
 
-/// Longest pattern, bytes.
-const MAX_BYTES: usize = 128;
+use kairo_events::Class;
+pub use kairo_events::Pattern;
+
 /// Most patterns in one subscription: bounds the work that an event costs a subscriber.
 pub const MAX_PATTERNS: usize = 32;
 
@@ -74,6 +75,14 @@ pub const TOPICS: &[(&str, &str)] = &[
         EVENT_GAP,
         "this subscription missed events: {from_seq, to_seq, lost}; sent to it alone",
     ),
+    (
+        EVENT_REPLAYED,
+        "a replay is over: {events, damaged, until_seq}; sent to its subscription alone",
+    ),
+    (
+        EVENT_STORE,
+        "the event log works, or does not: {state, cause, head_seq, salvaged, damaged, lost}",
+    ),
 ];
 
 /// See [`TOPICS`].
@@ -116,6 +125,10 @@ pub const INTENT_ENDED: &str = "kairo.system.intent.ended";
 pub const AUDIT_FINDING: &str = "kairo.system.audit.finding";
 /// See [`TOPICS`].
 pub const EVENT_GAP: &str = "kairo.system.event.gap";
+/// See [`TOPICS`].
+pub const EVENT_REPLAYED: &str = "kairo.system.event.replayed";
+/// See [`TOPICS`].
+pub const EVENT_STORE: &str = "kairo.system.event.store";
 
 /// The other names of `topic`.
 pub fn aliases(topic: &str) -> Vec<String> {
@@ -125,63 +138,20 @@ pub fn aliases(topic: &str) -> Vec<String> {
     }
 }
 
-/// A checked pattern.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pattern {
-    segments: Vec<String>,
-}
-
-impl std::fmt::Display for Pattern {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(&self.segments.join("."))
+/// The canonical name of a topic that may be given by its short name.
+pub fn canonical(topic: &str) -> String {
+    match topic.strip_prefix("kairo.") {
+        Some(rest) if !rest.starts_with("system.") => format!("kairo.system.{rest}"),
+        _ => topic.to_string(),
     }
 }
 
-/// Why a text is not a pattern.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PatternError {
-    /// Empty, or too long.
-    #[error("a topic pattern has 1 to {MAX_BYTES} bytes, this one has {0}")]
-    Length(usize),
-    /// A segment is empty or has other characters.
-    #[error(
-        "{0:?} in a topic pattern: a segment is `*`, `>` at the end, or letters, digits, `_`, `-`"
-    )]
-    Segment(String),
-}
-
-impl Pattern {
-    /// Reads a pattern.
-    pub fn parse(text: &str) -> Result<Self, PatternError> {
-        if text.is_empty() || text.len() > MAX_BYTES {
-            return Err(PatternError::Length(text.len()));
-        }
-        let segments: Vec<String> = text.split('.').map(str::to_string).collect();
-        for (index, segment) in segments.iter().enumerate() {
-            let last = index + 1 == segments.len();
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-            let name = !segment.is_empty() && segment.bytes().all(plain);
-            if !(name || segment == "*" || (segment == ">" && last)) {
-                return Err(PatternError::Segment(segment.clone()));
-            }
-        }
-        Ok(Self { segments })
-    }
-
-    /// Whether `topic` is meant.
-    pub fn matches(&self, topic: &str) -> bool {
-        let mut parts = topic.split('.');
-        for segment in &self.segments {
-            let part = parts.next();
-            match (segment.as_str(), part) {
-                (_, None) => return false,
-                (">", Some(_)) => return true,
-                ("*", Some(_)) => {}
-                (name, Some(part)) if name == part => {}
-                _ => return false,
-            }
-        }
-        parts.next().is_none()
+/// How much an event of kairod's own is worth: what others decide by survives a power cut.
+pub fn class(topic: &str) -> Class {
+    match topic {
+        DEVICE_CLAIMED | DEVICE_RELEASED | INTENT_STARTED | INTENT_ENDED | PERMISSION_GRANTED
+        | PERMISSION_REVOKED => Class::Synchronous,
+        _ => Class::Batched,
     }
 }
 
@@ -189,31 +159,16 @@ impl Pattern {
 mod tests {
     use super::*;
 
-    fn matches(pattern: &str, topic: &str) -> bool {
-        Pattern::parse(pattern).unwrap().matches(topic)
-    }
-
-    #[test]
-    fn a_star_is_one_segment_and_a_tail_is_one_or_more() {
-        assert!(matches("kairo.*.added", "kairo.device.added"));
-        assert!(!matches("kairo.*", "kairo.device.added"));
-        assert!(matches("kairo.>", "kairo.device.added"));
-        assert!(!matches("kairo.>", "kairo"));
-        assert!(matches(">", "kairo"));
-        assert!(!matches("kairo.device", "kairo.device.added"));
-        assert!(!matches("kairo.device.added.x", "kairo.device.added"));
-    }
-
-    #[test]
-    fn nonsense_is_refused() {
-        for text in ["", "a..b", "a.>.b", "a b", "a.**", &"x".repeat(129)] {
-            assert!(Pattern::parse(text).is_err(), "{text}");
-        }
-    }
-
     #[test]
     fn canonical_topics_have_the_short_name_as_alias() {
         assert_eq!(aliases(DEVICE_ADDED), ["kairo.device.added"]);
         assert!(aliases(READY).is_empty());
+        for (topic, _) in TOPICS {
+            for alias in aliases(topic) {
+                assert_eq!(canonical(&alias), *topic);
+            }
+            assert_eq!(canonical(topic), *topic);
+        }
+        assert_eq!(canonical("app.x"), "app.x");
     }
 }

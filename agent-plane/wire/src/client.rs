@@ -94,6 +94,8 @@ impl ClientError {
 }
 
 /// Something that a subscription delivers.
+// One at a time, handed over and gone: a box for each would cost more than the copy.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Incoming {
     /// An event.

@@ -162,7 +162,7 @@ pub struct Event {
     pub time: String,
     /// The facts.
     pub data: Value,
-    /// Grows by one with every event of this kairod.
+    /// Grows with every event, over restarts too; has holes.
     pub seq: u64,
     /// Other topics under which subscribers see it.
     #[serde(default)]
@@ -176,6 +176,15 @@ pub struct Event {
     /// See [`Meta::traceparent`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    /// The stream it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
+    /// Its place in that stream; 1 is the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_version: Option<u64>,
+    /// True when it is shown again and not to be acted on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replay: bool,
     /// The subscription it is delivered to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subscription: Option<String>,

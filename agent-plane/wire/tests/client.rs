@@ -74,6 +74,9 @@ fn event(subscription: &str, seq: u64) -> Event {
         correlation_id: None,
         causation_id: None,
         traceparent: None,
+        stream: None,
+        stream_version: None,
+        replay: false,
         subscription: Some(subscription.into()),
     }
 }

@@ -163,7 +163,8 @@ proptest::proptest! {
             id: "1".into(), topic: "kairo.system.ready".into(), source: "kairod".into(),
             specversion: "1.0".into(), time: "2026-01-01T00:00:00Z".into(), data, seq,
             aliases: vec!["kairo.ready".into()], correlation_id: None, causation_id: None,
-            traceparent: None, subscription: Some("s1".into()),
+            traceparent: None, stream: None, stream_version: None, replay: false,
+            subscription: Some("s1".into()),
         };
         assert_eq!(decoded::<Event>(&event.encode(&LIMITS).unwrap()), event);
     }

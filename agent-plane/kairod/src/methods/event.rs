@@ -1,28 +1,74 @@
-//! `event.*` and `stream.*`: subscribing, granting credit, and ending it.
+//! `event.*` and `stream.*`: publishing, subscribing, asking the log, granting credit, ending.
 
 use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use kairo_wire::{ErrorCode, ErrorInfo};
+use kairo_events::{Class, NewEvent, Pattern, Query, Start};
+use kairo_wire::{ErrorCode, ErrorInfo, Event, Value};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::router::{Call, Method, Permission};
-use crate::subscription::{Policy, Subscription, deliver_events};
-use crate::topics::{MAX_PATTERNS, Pattern};
+use crate::delivery::{Delivery, From, Reading, ask};
+use crate::event_log::refusal;
+use crate::events::{Publication, encoded, expected, from_log};
+use crate::permission::Right;
+use crate::router::{Call, Guard, Method, Permission};
+use crate::subscription::{Policy, Subscription};
+use crate::topics::{self, MAX_PATTERNS};
+
+/// Longest `data` of a published event, bytes as MsgPack: an event has to fit into a frame, with
+/// others beside it in a page.
+const MAX_DATA_BYTES: usize = 256 * 1024;
+/// Events of a page, if the caller does not say, and at most.
+const USUAL_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1000;
+/// Size after which a page ends: one more event still fits into the frame.
+const PAGE_BYTES: usize = 512 * 1024;
+/// Values in a page, because a client takes no message with more than 65 536 of them.
+const PAGE_VALUES: usize = 48 * 1024;
 
 pub fn methods() -> Vec<Method> {
     vec![
+        Method::guarded(
+            "event.publish",
+            Permission::Publish,
+            Guard {
+                right: Right::TopicPublish,
+                target: |params: &PublishParams| &params.topic,
+            },
+            "Publishes an event; answers when it is kept as its class promises.",
+            publish,
+        )
+        .repeatable(),
+        Method::new(
+            "event.query",
+            Permission::Observe,
+            "Gives a page of the event log.",
+            query,
+        ),
+        Method::new(
+            "event.replay",
+            Permission::Observe,
+            "Delivers a part of the event log again, marked as replay, and says when it is done.",
+            replay,
+        ),
         Method::new(
             "event.subscribe",
             Permission::Observe,
-            "Delivers events whose topic or alias matches, from now on.",
-            async |call, params| subscribe(&call, &params),
+            "Delivers events whose topic or alias matches, from now on or from the past on.",
+            subscribe,
+        ),
+        Method::new(
+            "event.ack",
+            Permission::Observe,
+            "Acknowledges events up to a number for the durable consumer of a subscription.",
+            acknowledge,
         ),
         Method::new(
             "event.unsubscribe",
             Permission::Observe,
             "Ends a subscription of this connection, of events or of a stream.",
-            async |call, params| unsubscribe(&call, &params),
+            unsubscribe,
         ),
         Method::new(
             "stream.credit",
@@ -31,6 +77,144 @@ pub fn methods() -> Vec<Method> {
             async |call, params| credit(&call, &params),
         ),
     ]
+}
+
+/// How much an event is worth.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Durability {
+    /// Delivered to those who listen now, and never written.
+    Volatile,
+    /// Written within 5 ms; survives the death of kairod, and a power cut but for the last second.
+    #[default]
+    Batched,
+    /// Flushed to the disk before the answer.
+    Synchronous,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct PublishParams {
+    /// The topic: segments of letters, digits, `_` and `-`, joined by dots.
+    #[serde(deserialize_with = "canonical")]
+    topic: String,
+    /// The facts.
+    #[serde(default)]
+    #[schemars(with = "serde_json::Value")]
+    data: Option<Value>,
+    /// How much it is worth; `batched` if absent.
+    #[serde(default)]
+    class: Durability,
+    /// Unique for as long as the log keeps the event; publishing the same again changes nothing.
+    id: Option<String>,
+    /// The stream to which it is appended.
+    stream: Option<String>,
+    /// The version that the stream's last event must have; 0 when there must be none.
+    expected_version: Option<u64>,
+}
+
+/// A topic by its canonical name: by the short one, an event would pass the rule for the kernel's
+/// own topics and reach their subscribers.
+fn canonical<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Ok(topics::canonical(&text))
+}
+
+#[derive(Serialize, JsonSchema)]
+struct PublishResult {
+    /// Its number.
+    seq: u64,
+    /// Its id.
+    id: String,
+    /// Its version in its stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_version: Option<u64>,
+    /// True when the same event was in the log already; `seq` is then the first one's.
+    duplicate: bool,
+}
+
+/// Who publishes, as the event's `source`: what the kernel knows, not what the client says.
+fn source(call: &Call) -> String {
+    let subject = call.connection.identity.subject();
+    match &subject.name {
+        Some(name) => format!("{}/{name}", subject.class),
+        None => format!("{}/uid-{}", subject.class, subject.uid),
+    }
+}
+
+async fn publish(call: Call, params: PublishParams) -> Result<PublishResult, ErrorInfo> {
+    let data = params.data.unwrap_or(Value::Nil);
+    let bytes = encoded(&data);
+    if bytes.len() > MAX_DATA_BYTES {
+        let length = bytes.len();
+        let text = format!("`data` has {length} bytes as MsgPack, allowed are {MAX_DATA_BYTES}");
+        return Err(ErrorInfo::new(ErrorCode::Limit, text).reason("event_too_large"));
+    }
+    let mut event = NewEvent::new(&params.topic, &source(&call), bytes).class(match params.class {
+        Durability::Volatile => Class::Volatile,
+        Durability::Batched => Class::Batched,
+        Durability::Synchronous => Class::Synchronous,
+    });
+    event.id = params.id;
+    event.stream = params.stream;
+    event.expected = expected(params.expected_version);
+    event.correlation_id = call.meta.correlation_id.clone();
+    event.causation_id = call.meta.causation_id.clone();
+    event.traceparent = call.meta.traceparent.clone();
+    let published = call
+        .daemon
+        .bus
+        .publish_for(Publication { event, data })
+        .await?;
+    Ok(PublishResult {
+        seq: published.seq,
+        id: published.id,
+        stream_version: published.version,
+        duplicate: published.duplicate,
+    })
+}
+
+/// Reads patterns, and refuses a topic that the caller may not see. What a wildcard covers is
+/// looked at event by event.
+fn patterns(call: &Call, texts: &[String]) -> Result<Vec<Pattern>, ErrorInfo> {
+    if texts.len() > MAX_PATTERNS {
+        let text = format!("{} patterns, allowed are {MAX_PATTERNS}", texts.len());
+        return Err(ErrorInfo::new(ErrorCode::InvalidParams, text));
+    }
+    let mut patterns = Vec::with_capacity(texts.len());
+    for text in texts {
+        let pattern = Pattern::parse(text)
+            .map_err(|error| ErrorInfo::new(ErrorCode::InvalidParams, error.to_string()))?;
+        if kairo_events::topic::is_topic(text) {
+            let topic = topics::canonical(text);
+            call.daemon
+                .require(&call.connection, Right::TopicSubscribe, &topic)?;
+        }
+        patterns.push(pattern);
+    }
+    Ok(patterns)
+}
+
+/// Where to begin: a number, or a word.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum Beginning {
+    /// With the event of this number.
+    Number(u64),
+    /// `start` or `now`.
+    Word(Word),
+    #[default]
+    #[serde(skip)]
+    Unsaid,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    /// With the oldest event that the log keeps.
+    Start,
+    /// With what comes.
+    Now,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -44,6 +228,13 @@ struct SubscribeParams {
     /// Bytes of frames it may deliver before `stream.credit` grants more; absent means that only
     /// the connection's queue limits it.
     credit_bytes: Option<u64>,
+    /// Where to begin: a number, `"start"` or `"now"`; `"now"` if absent. A durable consumer that
+    /// exists goes on where it was, whatever is said here.
+    #[serde(default)]
+    from: Beginning,
+    /// Name of a durable consumer of the caller's: what it has not acknowledged with `event.ack`
+    /// is delivered again, also after a restart.
+    consumer: Option<String>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -54,37 +245,287 @@ struct Subscribed {
     from_seq: u64,
 }
 
-fn subscribe(call: &Call, params: &SubscribeParams) -> Result<Subscribed, ErrorInfo> {
-    if params.topics.is_empty() || params.topics.len() > MAX_PATTERNS {
-        let text = format!(
-            "`topics` has {} patterns, allowed is 1 to {MAX_PATTERNS}; \">\" means all",
-            params.topics.len()
-        );
+async fn subscribe(call: Call, params: SubscribeParams) -> Result<Subscribed, ErrorInfo> {
+    if params.topics.is_empty() {
+        let text = "`topics` has no pattern; \">\" means all";
         return Err(ErrorInfo::new(ErrorCode::InvalidParams, text));
     }
-    let patterns: Result<Vec<Pattern>, _> = params
-        .topics
-        .iter()
-        .map(|text| Pattern::parse(text))
-        .collect();
-    let patterns =
-        patterns.map_err(|error| ErrorInfo::new(ErrorCode::InvalidParams, error.to_string()))?;
-    let connection = &call.connection;
-    let intent = call.meta.correlation_id.clone();
-    let subscription =
-        Subscription::register(connection, params.policy, params.credit_bytes, intent)?;
-    let from_seq = call.daemon.bus.next_seq();
-    let delivery = deliver_events(
-        Rc::clone(&call.daemon),
-        Rc::clone(connection),
-        Rc::clone(&subscription),
-        patterns,
-        from_seq,
-    );
-    subscription.run(connection, delivery);
+    let patterns = patterns(&call, &params.topics)?;
+    if let Some(consumer) = &params.consumer {
+        return subscribe_consumer(&call, &params, consumer, patterns).await;
+    }
+    let bus = &call.daemon.bus;
+    let (from, from_seq) = match params.from {
+        Beginning::Number(seq) => (From::After(seq.saturating_sub(1)), seq),
+        Beginning::Word(Word::Start) => (From::After(0), 1),
+        _ => (From::Place(bus.next_place()), bus.next_seq()),
+    };
+    if matches!(from, From::After(_)) || params.policy == Policy::Spill {
+        bus.log()?;
+    }
+    let delivery = register(&call, &params, None, patterns)?;
+    let subscription = Rc::clone(&delivery.subscription);
+    subscription.run(&call.connection, delivery.follow(from));
     Ok(Subscribed {
         subscription: subscription.name.clone(),
         from_seq,
+    })
+}
+
+fn register(
+    call: &Call,
+    params: &SubscribeParams,
+    consumer: Option<String>,
+    patterns: Vec<Pattern>,
+) -> Result<Delivery, ErrorInfo> {
+    let intent = call.meta.correlation_id.clone();
+    let (policy, credit) = (params.policy, params.credit_bytes);
+    Ok(Delivery {
+        daemon: Rc::clone(&call.daemon),
+        connection: Rc::clone(&call.connection),
+        subscription: Subscription::register_events(
+            &call.connection,
+            policy,
+            credit,
+            intent,
+            consumer,
+        )?,
+        patterns,
+    })
+}
+
+async fn subscribe_consumer(
+    call: &Call,
+    params: &SubscribeParams,
+    consumer: &str,
+    patterns: Vec<Pattern>,
+) -> Result<Subscribed, ErrorInfo> {
+    // Consumers of others have other names: nobody acknowledges for somebody else.
+    let name = format!("{}/{consumer}", source(call));
+    let Some(reading) = Reading::begin(&call.daemon, &name) else {
+        let text =
+            format!("another subscription reads for the consumer {consumer:?}; end it first");
+        return Err(ErrorInfo::new(ErrorCode::Busy, text).reason("consumer_busy"));
+    };
+    let start = match params.from {
+        Beginning::Number(seq) => Start::After(seq.saturating_sub(1)),
+        Beginning::Word(Word::Start) => Start::Oldest,
+        _ => Start::Newest,
+    };
+    let log = call.daemon.bus.log()?;
+    let registered = log
+        .store
+        .register(&name, patterns.clone(), start)
+        .map_err(|error| refusal(&error))?;
+    let state = registered.await.map_err(|error| refusal(&error))?;
+    let delivery = register(call, params, Some(name), patterns)?;
+    let subscription = Rc::clone(&delivery.subscription);
+    subscription.run(&call.connection, delivery.consume(reading));
+    Ok(Subscribed {
+        subscription: subscription.name.clone(),
+        from_seq: state.cursor + 1,
+    })
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct AckParams {
+    /// A subscription with a durable consumer.
+    subscription: String,
+    /// Everything up to this number is done.
+    seq: u64,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Acknowledged {
+    /// What the consumer has acknowledged now.
+    cursor: u64,
+}
+
+async fn acknowledge(call: Call, params: AckParams) -> Result<Acknowledged, ErrorInfo> {
+    let found = call
+        .connection
+        .subscriptions
+        .borrow()
+        .get(&params.subscription)
+        .cloned();
+    let subscription = found.ok_or_else(|| unknown(&params.subscription))?;
+    let Some(consumer) = &subscription.consumer else {
+        let text = "the subscription has no durable consumer; name one in event.subscribe";
+        return Err(ErrorInfo::new(ErrorCode::InvalidParams, text).reason("no_consumer"));
+    };
+    let log = call.daemon.bus.log()?;
+    let ticket = log
+        .store
+        .acknowledge(consumer, params.seq)
+        .map_err(|error| refusal(&error))?;
+    let cursor = ticket.await.map_err(|error| refusal(&error))?;
+    subscription.settle(cursor);
+    Ok(Acknowledged { cursor })
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct QueryParams {
+    /// Only topics that one of these patterns means; all if absent.
+    #[serde(default)]
+    topics: Vec<String>,
+    /// Only this stream.
+    stream: Option<String>,
+    /// Only this correlation.
+    correlation_id: Option<String>,
+    /// Only from this time on, RFC 3339.
+    since: Option<String>,
+    /// Only before this time, RFC 3339.
+    before: Option<String>,
+    /// Only numbers above this one: for the next page, `next` of this one.
+    #[serde(default)]
+    after_seq: u64,
+    /// Only numbers up to this one.
+    until_seq: Option<u64>,
+    /// Most events in the page: 100 if absent, 1000 at most.
+    limit: Option<usize>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct QueryResult {
+    /// The events, in the order of their numbers.
+    #[schemars(with = "Vec<serde_json::Value>")]
+    events: Vec<Event>,
+    /// `after_seq` of the next page; none when this was the last one. A page may be empty and not
+    /// the last.
+    next: Option<u64>,
+    /// The newest number in the log.
+    head_seq: u64,
+    /// Numbers of events that are damaged, and therefore not here.
+    damaged: Vec<u64>,
+}
+
+fn time_ns(what: &str, text: Option<&String>) -> Result<Option<i64>, ErrorInfo> {
+    let Some(text) = text else { return Ok(None) };
+    let wrong = || {
+        let shown: String = text.chars().take(64).collect();
+        let text = format!("`{what}` is {shown:?}; right is for example 2026-11-21T16:00:00Z");
+        ErrorInfo::new(ErrorCode::InvalidParams, text)
+    };
+    let time: SystemTime = humantime::parse_rfc3339_weak(text).map_err(|_| wrong())?;
+    let since = time.duration_since(UNIX_EPOCH).map_err(|_| wrong())?;
+    i64::try_from(since.as_nanos())
+        .map(Some)
+        .map_err(|_| wrong())
+}
+
+async fn query(call: Call, params: QueryParams) -> Result<QueryResult, ErrorInfo> {
+    let patterns = patterns(&call, &params.topics)?;
+    let limit = params.limit.unwrap_or(USUAL_LIMIT);
+    if limit == 0 || limit > MAX_LIMIT {
+        let text = format!("`limit` is {limit}, allowed is 1 to {MAX_LIMIT}");
+        return Err(ErrorInfo::new(ErrorCode::InvalidParams, text));
+    }
+    let log = call.daemon.bus.log()?;
+    let asked = Query {
+        after: params.after_seq,
+        until: params.until_seq,
+        patterns,
+        stream: params.stream,
+        correlation_id: params.correlation_id,
+        since_ns: time_ns("since", params.since.as_ref())?,
+        before_ns: time_ns("before", params.before.as_ref())?,
+        limit,
+        max_bytes: PAGE_BYTES,
+    };
+    let page = ask(&log, asked).await?;
+    let mut result = QueryResult {
+        events: Vec::with_capacity(page.events.len()),
+        next: page.next,
+        head_seq: page.head,
+        damaged: page.damaged,
+    };
+    let mut total = 0;
+    let mut last = params.after_seq;
+    for stored in &page.events {
+        let event = from_log(stored, false);
+        let values = 20 + count(&event.data);
+        if !result.events.is_empty() && total + values > PAGE_VALUES {
+            result.next = Some(last);
+            result.damaged.retain(|seq| *seq <= last);
+            break;
+        }
+        total += values;
+        last = stored.seq;
+        if call
+            .daemon
+            .may(&call.connection, Right::TopicSubscribe, &stored.topic)
+        {
+            result.events.push(event);
+        }
+    }
+    Ok(result)
+}
+
+/// Values in a value. Recursion is bounded by the depth that a frame may have.
+fn count(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(count).sum::<usize>(),
+        Value::Map(entries) => {
+            let entries = entries.iter().map(|(key, value)| count(key) + count(value));
+            1 + entries.sum::<usize>()
+        }
+        _ => 1,
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ReplayParams {
+    /// Patterns: `*` is one segment, `>` the tail.
+    topics: Vec<String>,
+    /// First number; the oldest event that is kept if absent.
+    #[serde(default)]
+    from_seq: u64,
+    /// Last number; what is newest now if absent.
+    until_seq: Option<u64>,
+    /// Bytes of frames it may deliver before `stream.credit` grants more.
+    credit_bytes: Option<u64>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Replaying {
+    /// Name of the subscription, as its events carry it. It ends by itself.
+    subscription: String,
+    /// Last number that it can deliver.
+    until_seq: u64,
+}
+
+async fn replay(call: Call, params: ReplayParams) -> Result<Replaying, ErrorInfo> {
+    let patterns = patterns(&call, &params.topics)?;
+    let log = call.daemon.bus.log()?;
+    // Waits for nothing but the page that tells the newest number.
+    let newest = Query {
+        after: u64::MAX,
+        ..Query::default()
+    };
+    let head = ask(&log, newest).await?.head;
+    let until = params.until_seq.unwrap_or(head).min(head);
+    let intent = call.meta.correlation_id.clone();
+    let subscription = Subscription::register_events(
+        &call.connection,
+        Policy::Block,
+        params.credit_bytes,
+        intent,
+        None,
+    )?;
+    let delivery = Delivery {
+        daemon: Rc::clone(&call.daemon),
+        connection: Rc::clone(&call.connection),
+        subscription: Rc::clone(&subscription),
+        patterns,
+    };
+    let after = params.from_seq.saturating_sub(1);
+    subscription.run(&call.connection, delivery.replay(after, until));
+    Ok(Replaying {
+        subscription: subscription.name.clone(),
+        until_seq: until,
     })
 }
 
@@ -93,6 +534,9 @@ fn subscribe(call: &Call, params: &SubscribeParams) -> Result<Subscribed, ErrorI
 struct UnsubscribeParams {
     /// Its name.
     subscription: String,
+    /// Whether its durable consumer is forgotten too, and with it what it has acknowledged.
+    #[serde(default)]
+    forget: bool,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -101,12 +545,22 @@ struct Unsubscribed {
     subscription: String,
 }
 
-fn unsubscribe(call: &Call, params: &UnsubscribeParams) -> Result<Unsubscribed, ErrorInfo> {
-    let mut all = call.connection.subscriptions.borrow_mut();
-    let Some(subscription) = all.remove(&params.subscription) else {
+async fn unsubscribe(call: Call, params: UnsubscribeParams) -> Result<Unsubscribed, ErrorInfo> {
+    let removed = call
+        .connection
+        .subscriptions
+        .borrow_mut()
+        .remove(&params.subscription);
+    let Some(subscription) = removed else {
         return Err(unknown(&params.subscription));
     };
     subscription.stop();
+    if let (true, Some(consumer)) = (params.forget, &subscription.consumer) {
+        let log = call.daemon.bus.log()?;
+        let forgotten = log.store.remove_consumer(consumer);
+        let forgotten = forgotten.map_err(|error| refusal(&error))?.await;
+        forgotten.map_err(|error| refusal(&error))?;
+    }
     Ok(Unsubscribed {
         subscription: subscription.name.clone(),
     })

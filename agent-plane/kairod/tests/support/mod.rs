@@ -63,6 +63,20 @@ impl System {
         client
     }
 
+    /// kairod with a real-time plane, in a directory that was prepared.
+    pub fn start_with(prepare: impl FnOnce(&std::path::Path)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        prepare(directory.path());
+        let rt = FakeRt::start(directory.path(), 0);
+        let system = Self::around(directory, Some(rt));
+        system.wait_until_linked();
+        system
+    }
+
+    pub fn kairod_pid(&self) -> u32 {
+        self.kairod.id()
+    }
+
     /// kairod alone.
     pub fn start_without_rt() -> Self {
         Self::around(tempfile::tempdir().unwrap(), None)

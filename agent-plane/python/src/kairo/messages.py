@@ -42,6 +42,12 @@ class Event:
     causation_id: Optional[str] = None
     #: W3C trace context.
     traceparent: Optional[str] = None
+    #: The stream it belongs to.
+    stream: Optional[str] = None
+    #: Its place in that stream; 1 is the first.
+    stream_version: Optional[int] = None
+    #: True when it is shown again and not to be acted on.
+    replay: bool = False
     #: The subscription it is delivered to.
     subscription: Optional[str] = None
 
@@ -130,6 +136,9 @@ def event(value: Any) -> Event:
         correlation_id=entries.get("correlation_id", str, None),
         causation_id=entries.get("causation_id", str, None),
         traceparent=entries.get("traceparent", str, None),
+        stream=entries.get("stream", str, None),
+        stream_version=entries.get("stream_version", int, None),
+        replay=entries.get("replay", bool, False),
         subscription=entries.get("subscription", str, None),
     )
 

@@ -1,0 +1,318 @@
+//! Delivering events to a subscription: from the ring as they come, from the log as they lie.
+//!
+//! A subscription that begins in the past reads the log, page by page, until it has caught up, and
+//! goes on in the ring; with the policy `spill` it goes back to the log whenever it falls off the
+//! ring. A durable consumer reads the log only: it is given what is committed, in order, again
+//! until it acknowledges it. Topics that the peer may not see are left out, event by event, so a
+//! right that is taken away counts at once.
+//!
+//! Nothing is buffered but one page, and that only while it is delivered.
+
+use std::rc::Rc;
+
+use kairo_events::{LostEvents, Page, Pattern, Query, StoreError};
+use kairo_wire::message::Message;
+use kairo_wire::{ErrorInfo, Event, Limits, Value};
+
+use crate::connection::Connection;
+use crate::daemon::Daemon;
+use crate::event_log::{OpenLog, refusal};
+use crate::events::{Found, from_log, map};
+use crate::permission::Right;
+use crate::subscription::{Policy, Subscription};
+use crate::topics;
+
+/// Events and bytes of a page on its way to one subscription.
+const PAGE_EVENTS: usize = 128;
+const PAGE_BYTES: usize = 256 * 1024;
+/// Events that a durable consumer may be given without having acknowledged them.
+pub const MAX_UNACKNOWLEDGED: usize = 1024;
+
+/// Where a subscription begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// At this place of the ring.
+    Place(u64),
+    /// Behind this number.
+    After(u64),
+}
+
+/// What delivers to one subscription.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The daemon.
+    pub daemon: Rc<Daemon>,
+    /// Whose subscription it is.
+    pub connection: Rc<Connection>,
+    /// The subscription.
+    pub subscription: Rc<Subscription>,
+    /// What it wants.
+    pub patterns: Vec<Pattern>,
+}
+
+/// A durable consumer that a subscription reads for; free again when this is dropped.
+#[derive(Debug)]
+pub struct Reading {
+    daemon: Rc<Daemon>,
+    name: String,
+}
+
+impl Reading {
+    /// Takes the consumer; none when another subscription reads for it.
+    pub fn begin(daemon: &Rc<Daemon>, name: &str) -> Option<Self> {
+        let begun = daemon.bus.consumers.borrow_mut().insert(name.to_string());
+        begun.then(|| Self {
+            daemon: Rc::clone(daemon),
+            name: name.to_string(),
+        })
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.daemon.bus.consumers.borrow_mut().remove(&self.name);
+    }
+}
+
+impl Delivery {
+    /// Delivers events for ever, beginning at `from`.
+    pub async fn follow(self, from: From) {
+        let next = self.daemon.bus.next_place();
+        // Events up to `behind` came from the log, whatever their place in the ring.
+        let (mut place, mut behind) = match from {
+            From::Place(place) => (place, 0),
+            From::After(seq) => self.catch_up(seq).await.unwrap_or((next, seq)),
+        };
+        let mut watch = self.daemon.bus.watch();
+        // The first event lost and not told yet, and how many of ours.
+        let mut lost: Option<(u64, u64)> = None;
+        let mut seen = self.daemon.bus.next_seq() - 1;
+        loop {
+            watch.mark_unchanged();
+            match self.daemon.bus.at(place) {
+                Found::End => {
+                    if watch.changed().await.is_err() {
+                        return;
+                    }
+                }
+                Found::Gone { oldest } => {
+                    if self.subscription.policy() == Policy::Spill
+                        && let Ok(caught_up) = self.catch_up(seen).await
+                    {
+                        (place, behind) = caught_up;
+                        continue;
+                    }
+                    // Which of them were ours can no longer be known: all count.
+                    let (from, count) = lost.unwrap_or((seen + 1, 0));
+                    lost = Some((from, count + (oldest - place)));
+                    place = oldest;
+                }
+                Found::Event(event) => {
+                    place += 1;
+                    seen = seen.max(event.seq);
+                    if event.seq > behind && self.wants(&event.topic, &event.aliases) {
+                        self.deliver_live(&event, &mut lost).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Delivers an event of the ring, and before it what was lost.
+    async fn deliver_live(&self, event: &Event, lost: &mut Option<(u64, u64)>) {
+        if let Some((from, count)) = *lost {
+            let gap = self.daemon.bus.gap(from, event.seq, count);
+            if self.deliver(gap).await {
+                *lost = None;
+            }
+        }
+        let delivered = lost.is_none() && self.deliver(event.clone()).await;
+        if !delivered {
+            let (from, count) = lost.unwrap_or((event.seq, 0));
+            *lost = Some((from, count + 1));
+        }
+    }
+
+    /// Delivers what is in the log behind `after`. Gives the place in the ring at which to go on,
+    /// and the number up to which everything was delivered.
+    async fn catch_up(&self, after: u64) -> Result<(u64, u64), ErrorInfo> {
+        let log = self.daemon.bus.log()?;
+        let mut committed = log.committed.clone();
+        let mut query = self.query(after);
+        loop {
+            committed.mark_unchanged();
+            let page = ask(&log, query.clone()).await?;
+            for event in &page.events {
+                self.deliver_stored(event, false).await;
+            }
+            query.after = page.next.unwrap_or(page.head).max(query.after);
+            if page.next.is_some() {
+                continue;
+            }
+            if let Some(place) = self.daemon.bus.place_behind(query.after) {
+                return Ok((place, query.after));
+            }
+            // The ring has moved on, and what fell out of it is about to be committed.
+            if committed.changed().await.is_err() {
+                let refused = refusal(&StoreError::Closed);
+                return Err(refused);
+            }
+        }
+    }
+
+    /// Delivers to a durable consumer until the log goes away.
+    pub async fn consume(self, reading: Reading) {
+        let Ok(log) = self.daemon.bus.log() else {
+            return;
+        };
+        let mut committed = log.committed.clone();
+        let name = reading.name.clone();
+        let (mut after, mut told) = (0, None);
+        loop {
+            committed.mark_unchanged();
+            self.room_for_more().await;
+            let fetched = match log.store.fetch(&name, after, PAGE_EVENTS) {
+                Ok(ticket) => ticket.await,
+                Err(error) => Err(error),
+            };
+            let Ok(fetched) = fetched else {
+                // Too many readers at once, or a disk that fails: the cursor stays where it is.
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                continue;
+            };
+            if let Some(gap) = fetched.gap
+                && told != Some(gap)
+            {
+                self.tell_gap(gap).await;
+                told = Some(gap);
+            }
+            for delivery in &fetched.deliveries {
+                let event = delivery.event();
+                if self.deliver_stored(event, delivery.is_replay()).await {
+                    self.subscription.owe(event.seq);
+                }
+                after = event.seq;
+            }
+            after = after.max(fetched.looked_until);
+            if !fetched.more && committed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn room_for_more(&self) {
+        loop {
+            let acknowledged = self.subscription.acknowledged.notified();
+            tokio::pin!(acknowledged);
+            // Registered before the check, so that one in between is not missed.
+            acknowledged.as_mut().enable();
+            if self.subscription.owed() < MAX_UNACKNOWLEDGED {
+                return;
+            }
+            acknowledged.await;
+        }
+    }
+
+    async fn tell_gap(&self, gap: LostEvents) {
+        let numbers = gap.to - gap.from + 1;
+        let notice = self.daemon.bus.gap(gap.from, gap.to + 1, numbers);
+        self.deliver_anyway(notice).await;
+        self.subscription.owe(gap.to);
+    }
+
+    /// Delivers what lies in the log behind `after` up to `until`, marked as replay, and says when
+    /// that is done.
+    pub async fn replay(self, after: u64, until: u64) {
+        let outcome = self.replay_pages(after, until).await;
+        let (events, damaged) = outcome.unwrap_or((0, 0));
+        let data = map([
+            ("events", Value::from(events)),
+            ("damaged", Value::from(damaged)),
+            ("until_seq", Value::from(until)),
+        ]);
+        let end = self.daemon.bus.notice(topics::EVENT_REPLAYED, data, until);
+        self.deliver_anyway(end).await;
+        let name = &self.subscription.name;
+        self.connection.subscriptions.borrow_mut().remove(name);
+    }
+
+    async fn replay_pages(&self, after: u64, until: u64) -> Result<(u64, u64), ErrorInfo> {
+        let log = self.daemon.bus.log()?;
+        let mut query = Query {
+            until: Some(until),
+            ..self.query(after)
+        };
+        let (mut events, mut damaged) = (0, 0);
+        loop {
+            let page = ask(&log, query.clone()).await?;
+            damaged += page.damaged.len() as u64;
+            for event in &page.events {
+                events += u64::from(self.deliver_stored(event, true).await);
+            }
+            match page.next {
+                Some(next) => query.after = next,
+                None => return Ok((events, damaged)),
+            }
+        }
+    }
+
+    fn query(&self, after: u64) -> Query {
+        Query {
+            after,
+            patterns: self.patterns.clone(),
+            limit: PAGE_EVENTS,
+            max_bytes: PAGE_BYTES,
+            ..Query::default()
+        }
+    }
+
+    /// Whether the subscription asks for a topic, and its peer may see it.
+    fn wants(&self, topic: &str, aliases: &[String]) -> bool {
+        Pattern::any_matches(&self.patterns, topic, aliases) && self.may_see(topic)
+    }
+
+    fn may_see(&self, topic: &str) -> bool {
+        self.daemon
+            .may(&self.connection, Right::TopicSubscribe, topic)
+    }
+
+    async fn deliver(&self, event: Event) -> bool {
+        match self.frame(event) {
+            Some(frame) => self.subscription.deliver(&self.connection, frame).await,
+            None => false,
+        }
+    }
+
+    async fn deliver_anyway(&self, event: Event) {
+        if let Some(frame) = self.frame(event) {
+            let delivering = self.subscription.deliver_waiting(&self.connection, frame);
+            delivering.await;
+        }
+    }
+
+    /// Delivers an event of the log, if the peer may see it. Says whether it was.
+    async fn deliver_stored(&self, event: &kairo_events::Event, replay: bool) -> bool {
+        if !self.may_see(&event.topic) {
+            return false;
+        }
+        self.deliver_anyway(from_log(event, replay)).await;
+        true
+    }
+
+    fn frame(&self, mut event: Event) -> Option<Vec<u8>> {
+        event.subscription = Some(self.subscription.name.clone());
+        event.encode(&Limits::default()).ok()
+    }
+}
+
+/// A page of the log.
+///
+/// # Errors
+/// What the log says.
+pub async fn ask(log: &OpenLog, query: Query) -> Result<Page, ErrorInfo> {
+    let page = match log.store.query(query) {
+        Ok(ticket) => ticket.await,
+        Err(error) => Err(error),
+    };
+    page.map_err(|error| refusal(&error))
+}
