@@ -35,10 +35,10 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
-use crate::client::{ClientError, Incoming, adopt, broken, finish, incoming, name_in};
+use crate::client::{ClientError, Incoming, adopt, finish, incoming, name_in};
 use crate::endpoint::Endpoint;
-use crate::frame::{Decoder, Frame, FrameKind, Limits};
-use crate::message::{Id, Message, Meta, Request, Response};
+use crate::frame::{Decoder, Frame, FrameError, FrameKind, Limits};
+use crate::message::{Id, Message, MessageError, Meta, Request, Response};
 
 /// Items of a subscription that wait to be taken.
 pub const WAITING_ITEMS: usize = 4096;
@@ -62,8 +62,41 @@ struct Waiting {
 struct State {
     calls: HashMap<i64, Waiting>,
     subscriptions: HashMap<String, Items>,
-    /// The connection has ended.
-    closed: bool,
+    /// How the connection ended, once it has.
+    ended: Option<End>,
+}
+
+/// How a connection ended.
+#[derive(Clone, Debug)]
+enum End {
+    Closed,
+    Frame(FrameError),
+    Message(MessageError),
+}
+
+impl End {
+    fn of(error: ClientError) -> Self {
+        match error {
+            ClientError::Frame(error) => Self::Frame(error),
+            ClientError::Message(error) => Self::Message(error),
+            _ => Self::Closed,
+        }
+    }
+
+    fn error(&self) -> ClientError {
+        match self.clone() {
+            Self::Closed => ClientError::Closed,
+            Self::Frame(error) => error.into(),
+            Self::Message(error) => error.into(),
+        }
+    }
+}
+
+impl State {
+    /// Why nothing comes over the connection any more.
+    fn why_ended(&self) -> ClientError {
+        self.ended.as_ref().map_or(ClientError::Closed, End::error)
+    }
 }
 
 #[derive(Debug)]
@@ -226,8 +259,8 @@ impl AsyncClient {
         let (tell, told) = oneshot::channel();
         {
             let mut state = lock(&self.0.state);
-            if state.closed {
-                return Err(ClientError::Closed);
+            if state.ended.is_some() {
+                return Err(state.why_ended());
             }
             state.calls.insert(number, Waiting { tell, items });
         }
@@ -237,9 +270,10 @@ impl AsyncClient {
             number,
         };
         let answered = async {
-            let sent = self.0.frames.send(frame).await;
-            sent.map_err(|_| ClientError::Closed)?;
-            told.await.map_err(|_| ClientError::Closed)
+            // A writer that has ended drops the frame; the reader then says how it ended.
+            let _ = self.0.frames.send(frame).await;
+            let told = told.await;
+            told.map_err(|_| lock(&self.0.state).why_ended())
         };
         let in_time = tokio::time::timeout(deadline, answered).await;
         in_time.unwrap_or(Err(ClientError::Deadline(deadline)))
@@ -292,12 +326,9 @@ impl AsyncSubscription {
         if std::mem::replace(&mut self.told, true) {
             return None;
         }
-        let closed = lock(&self.client.0.state).closed;
-        Some(Err(if closed {
-            ClientError::Closed
-        } else {
-            ClientError::Backlog
-        }))
+        let state = lock(&self.client.0.state);
+        let ended = state.ended.as_ref();
+        Some(Err(ended.map_or(ClientError::Backlog, End::error)))
     }
 
     /// Grants it more bytes of credit (`stream.credit`).
@@ -356,18 +387,17 @@ async fn write(mut writer: Writer, mut queue: mpsc::Receiver<Vec<u8>>) {
 async fn read(mut reader: Reader, state: Arc<Mutex<State>>) {
     let mut decoder = Decoder::default();
     let mut bytes = vec![0; 64 * 1024];
-    loop {
-        let whole = match reader.read(&mut bytes).await.map_err(broken) {
-            Ok(0) | Err(_) => break,
-            Ok(count) => &bytes[..count],
-        };
-        decoder.feed(whole);
-        if take_frames(&mut decoder, &state).is_err() {
-            break;
+    let ended = loop {
+        match reader.read(&mut bytes).await {
+            Ok(0) | Err(_) => break End::Closed,
+            Ok(count) => decoder.feed(&bytes[..count]),
         }
-    }
+        if let Err(error) = take_frames(&mut decoder, &state) {
+            break End::of(error);
+        }
+    };
     let mut state = lock(&state);
-    state.closed = true;
+    state.ended = Some(ended);
     state.calls.clear();
     state.subscriptions.clear();
 }

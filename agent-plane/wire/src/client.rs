@@ -430,7 +430,10 @@ pub(crate) fn name_in(reply: &Value) -> Option<&str> {
     found.and_then(|(_, value)| value.as_str())
 }
 
-pub(crate) fn finish<R: DeserializeOwned>(method: &str, response: Response<Value>) -> Result<R, ClientError> {
+pub(crate) fn finish<R: DeserializeOwned>(
+    method: &str,
+    response: Response<Value>,
+) -> Result<R, ClientError> {
     let result = response
         .into_result()
         .map_err(|info| ClientError::Refused(Box::new(info)))?;
@@ -459,7 +462,7 @@ fn is_transient(error: &std::io::Error) -> bool {
     matches!(error.kind(), Interrupted | TimedOut | WouldBlock)
 }
 
-pub(crate) fn broken(error: std::io::Error) -> ClientError {
+fn broken(error: std::io::Error) -> ClientError {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
     match error.kind() {
         BrokenPipe | ConnectionAborted | ConnectionReset => ClientError::Closed,
