@@ -103,8 +103,12 @@ pub enum Command {
         #[command(subcommand)]
         command: AuditCommand,
     },
-    /// Prints events as they happen.
-    Events(EventOptions),
+    /// Shows events: as they happen, from the log, or replayed.
+    Events {
+        /// What to do.
+        #[command(subcommand)]
+        command: EventsCommand,
+    },
 }
 
 /// Options of `call`.
@@ -359,15 +363,72 @@ pub struct AuditVerifyOptions {
     pub since: Option<Anchor>,
 }
 
-/// Options of `events`.
+/// Verbs of `events`.
+#[derive(Debug, Subcommand)]
+pub enum EventsCommand {
+    /// Prints events as they happen, until Ctrl-C.
+    Tail(TailOptions),
+    /// Prints what the event log holds.
+    Query(QueryOptions),
+    /// Prints a part of the event log as it is delivered to a program that replays it.
+    Replay(EventReplayOptions),
+}
+
+/// Options of `events tail`.
 #[derive(Debug, Args)]
-pub struct EventOptions {
+pub struct TailOptions {
     /// Topics: `*` is one segment, `>` the tail.
     #[arg(default_value = ">")]
     pub patterns: Vec<String>,
+    /// Begin in the log: with the event of this number, or `start`.
+    #[arg(long, value_name = "SEQ|start|now")]
+    pub from: Option<String>,
+    /// Read as a durable consumer: go on behind what it printed last.
+    #[arg(long, value_name = "NAME")]
+    pub consumer: Option<String>,
     /// Stop after so many events.
     #[arg(long)]
     pub count: Option<u64>,
+}
+
+/// Options of `events query`.
+#[derive(Debug, Args)]
+pub struct QueryOptions {
+    /// Topics: `*` is one segment, `>` the tail.
+    #[arg(default_value = ">")]
+    pub patterns: Vec<String>,
+    /// Only this stream.
+    #[arg(long)]
+    pub stream: Option<String>,
+    /// Only what belongs to this correlation, for example an intent.
+    #[arg(long, value_name = "ID")]
+    pub correlation: Option<String>,
+    /// Only from this time on, as in 2026-11-21T16:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only before this time.
+    #[arg(long, value_name = "TIME")]
+    pub before: Option<String>,
+    /// Only numbers above this one.
+    #[arg(long, value_name = "SEQ", default_value_t = 0)]
+    pub after: u64,
+    /// At most so many events.
+    #[arg(long, default_value_t = 100)]
+    pub limit: u64,
+}
+
+/// Options of `events replay`.
+#[derive(Debug, Args)]
+pub struct EventReplayOptions {
+    /// Topics: `*` is one segment, `>` the tail.
+    #[arg(default_value = ">")]
+    pub patterns: Vec<String>,
+    /// First number; the oldest event if absent.
+    #[arg(long, value_name = "SEQ", default_value_t = 0)]
+    pub from: u64,
+    /// Last number; the newest event if absent.
+    #[arg(long, value_name = "SEQ")]
+    pub until: Option<u64>,
 }
 
 /// Verbs of `failsafe`.

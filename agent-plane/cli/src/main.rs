@@ -35,8 +35,8 @@ use kairo_wire::Client;
 use kairo_wire::endpoint::Endpoint;
 
 use crate::arguments::{
-    Arguments, AuditCommand, Command, ConfigCommand, DeviceCommand, FailsafeCommand, RecordCommand,
-    RtCommand,
+    Arguments, AuditCommand, Command, ConfigCommand, DeviceCommand, EventsCommand, FailsafeCommand,
+    RecordCommand, RtCommand,
 };
 use crate::failure::Failure;
 use crate::terminal::Terminal;
@@ -87,7 +87,11 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
         Command::Intent { command } => intent::intent(&mut session, terminal, command),
         Command::Permission { command } => permission::permission(&mut session, terminal, command),
         Command::Latency(options) => latency::compare(&mut session, terminal, options),
-        Command::Events(options) => events::follow(&mut session, terminal, options),
+        Command::Events { command } => match command {
+            EventsCommand::Tail(options) => events::tail(&mut session, terminal, options),
+            EventsCommand::Query(options) => events::query(&mut session, terminal, options),
+            EventsCommand::Replay(options) => events::replay(&mut session, terminal, options),
+        },
         Command::Device { command } => match command {
             DeviceCommand::List => device::list(&mut session, terminal),
             DeviceCommand::Info { device } => device::info(&mut session, terminal, device),

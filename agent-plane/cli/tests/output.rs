@@ -560,11 +560,45 @@ fn a_wrong_robot_file_is_refused_with_every_problem() {
 #[test]
 fn events_are_one_line_each() {
     let kernel = Kernel::start(vec![("event.subscribe", subscribed())]);
-    golden("events", &kernel.kairo(&["events", "--count", "1"]), 0);
-    let json = kernel.kairo(&["events", "kairo.device.*", "--count", "1", "--json"]);
+    golden(
+        "events",
+        &kernel.kairo(&["events", "tail", "--count", "1"]),
+        0,
+    );
+    let tail = ["events", "tail", "kairo.device.*", "--count", "1", "--json"];
+    let json = kernel.kairo(&tail);
     let event: Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(event["type"], "kairo.system.device.removed");
     assert_eq!(event["data"]["device"], "arm");
+}
+
+#[test]
+fn events_of_the_log_come_page_by_page_with_their_numbers() {
+    let event = |seq: u64, topic: &str, data: Value| {
+        json!({
+            "id": format!("e{seq}"), "type": topic, "source": "agent/a", "specversion": "1.0",
+            "time": "2026-01-02T03:04:05.678Z", "data": data, "seq": seq,
+        })
+    };
+    let page = json!({
+        "events": [
+            event(7, "app.moved", json!({"joint": "elbow", "to": 0.5})),
+            event(1200, "app.said", json!("hello")),
+        ],
+        "next": null, "head_seq": 1200, "damaged": [],
+    });
+    let kernel = Kernel::start(vec![("event.query", Answer::Result(page.clone()))]);
+    golden(
+        "events_query",
+        &kernel.kairo(&["events", "query", "app.>"]),
+        0,
+    );
+    let mut damaged = page;
+    damaged["damaged"] = json!([9]);
+    let kernel = Kernel::start(vec![("event.query", Answer::Result(damaged))]);
+    let output = kernel.kairo(&["events", "query"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("1 events"));
 }
 
 #[test]

@@ -392,6 +392,24 @@ impl Subscription<'_> {
         };
         self.client.notify("stream.credit", credit)
     }
+
+    /// Acknowledges everything up to `seq` for the subscription's durable consumer (`event.ack`).
+    ///
+    /// # Errors
+    /// What broke on the way. What the kernel says of it is not waited for: an acknowledgement
+    /// that is lost only means that the event comes again.
+    pub fn acknowledge(&mut self, seq: u64) -> Result<(), ClientError> {
+        #[derive(Serialize)]
+        struct Ack<'a> {
+            subscription: &'a str,
+            seq: u64,
+        }
+        let ack = Ack {
+            subscription: &self.name,
+            seq,
+        };
+        self.client.notify("event.ack", ack)
+    }
 }
 
 impl Iterator for Subscription<'_> {

@@ -25,6 +25,8 @@ pub enum Bound {
     AtLeast(f64),
     /// At most the control's value plus this much.
     AtMostControlPlus(f64),
+    /// At most the control's value times this.
+    AtMostControlTimes(f64),
     /// At least the control's value.
     AtLeastControl,
     /// Anything: the number is reported, and judged by nobody.
@@ -41,6 +43,7 @@ impl Bound {
             Self::Below(bound) => value < bound,
             Self::AtLeast(bound) => value >= bound,
             Self::AtMostControlPlus(margin) => value <= control + margin,
+            Self::AtMostControlTimes(factor) => value <= control * factor,
             Self::AtLeastControl => value >= control,
             Self::Reported => true,
         }
@@ -55,6 +58,7 @@ impl Bound {
             Self::AtLeast(bound) => format!("at least {bound} {unit}"),
             Self::AtMostControlPlus(0.0) => format!("at most {control}'s"),
             Self::AtMostControlPlus(margin) => format!("at most {control}'s + {margin} {unit}"),
+            Self::AtMostControlTimes(factor) => format!("at most {factor} times {control}'s"),
             Self::AtLeastControl => format!("at least {control}'s"),
             Self::Reported => "reported".to_owned(),
         }
@@ -130,6 +134,8 @@ mod tests {
         assert_eq!(kept.mark, "at most cyclictest's + 1 µs");
         assert_eq!(kept.ratio, Some(1.2));
         assert!(!mark(6.1, Some(5.0), Bound::AtMostControlPlus(1.0)).ok);
+        assert!(mark(6.5, Some(5.0), Bound::AtMostControlTimes(1.3)).ok);
+        assert!(!mark(6.6, Some(5.0), Bound::AtMostControlTimes(1.3)).ok);
         assert!(!mark(15.0, None, Bound::Below(15.0)).ok);
         assert!(mark(15.0, None, Bound::AtMost(15.0)).ok);
         assert!(!mark(4.9, Some(5.0), Bound::AtLeastControl).ok);

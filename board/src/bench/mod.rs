@@ -9,6 +9,7 @@
 
 pub mod command;
 pub mod estop;
+pub mod events;
 pub mod host;
 pub mod ipc;
 pub mod link;
@@ -49,6 +50,11 @@ const ESTOP: Bench = Bench {
     summary: "from a pulled e-stop wire to safe outputs, in ticks; in QEMU, some minutes",
     run: estop::run,
 };
+const EVENTS: Bench = Bench {
+    name: "events",
+    summary: "the event log: appends, opening, replay beside SQLite, and 200 kills; two minutes",
+    run: events::run,
+};
 const LINK: Bench = Bench {
     name: "link",
     summary: "rings, latest values and histograms beside rtrb and iceoryx2; two minutes",
@@ -61,7 +67,7 @@ const RECORD: Bench = Bench {
 };
 
 /// All benchmarks.
-pub const BENCHES: [Bench; 5] = [COMMAND, ESTOP, IPC, LINK, RECORD];
+pub const BENCHES: [Bench; 6] = [COMMAND, ESTOP, EVENTS, IPC, LINK, RECORD];
 
 /// The benchmark called `name`.
 ///

@@ -137,7 +137,7 @@ pub fn parent(directory: &Path, kills: u64, seed: u64, start: impl Fn() -> Comma
         let lines = BufReader::new(child.stdout.take().unwrap());
         let id = child.id();
         // Some die while they open the log, most somewhere in their work.
-        let life = Duration::from_micros(chance.below(60_000));
+        let life = Duration::from_micros(chance.below(250_000));
         let in_work = chance.below(8) != 0;
         let mut killer = (!in_work).then(|| kill_after(id, life));
         for line in lines.lines().map_while(Result::ok) {
