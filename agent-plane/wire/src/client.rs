@@ -301,13 +301,7 @@ impl Client {
         deadline: Duration,
     ) -> Result<Subscription<'_>, ClientError> {
         let reply: Value = self.call(method, params, deadline)?;
-        let name = reply.as_map().and_then(|entries| {
-            let found = entries
-                .iter()
-                .find(|(key, _)| key.as_str() == Some("subscription"));
-            found.and_then(|(_, value)| value.as_str())
-        });
-        let name = name.ok_or_else(|| ClientError::Result {
+        let name = name_in(&reply).ok_or_else(|| ClientError::Result {
             method: method.into(),
             detail: format!("no text `subscription` in {reply}"),
         })?;
@@ -426,7 +420,7 @@ impl Iterator for Subscription<'_> {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match self.client.next_incoming(left) {
-                Ok(Some(incoming)) if subscription_of(&incoming) == Some(&self.name) => {
+                Ok(Some(incoming)) if incoming.subscription() == Some(&self.name) => {
                     return Some(Ok(incoming));
                 }
                 Ok(Some(_)) => {}
@@ -437,15 +431,27 @@ impl Iterator for Subscription<'_> {
     }
 }
 
-/// The subscription that an item is delivered to.
-fn subscription_of(incoming: &Incoming) -> Option<&str> {
-    match incoming {
-        Incoming::Event(event) => event.subscription.as_deref(),
-        Incoming::Chunk(chunk) => Some(&chunk.subscription),
+impl Incoming {
+    /// The subscription that it is delivered to.
+    pub fn subscription(&self) -> Option<&str> {
+        match self {
+            Self::Event(event) => event.subscription.as_deref(),
+            Self::Chunk(chunk) => Some(&chunk.subscription),
+        }
     }
 }
 
-fn finish<R: DeserializeOwned>(method: &str, response: Response<Value>) -> Result<R, ClientError> {
+/// The name of the subscription that a reply tells of.
+pub(crate) fn name_in(reply: &Value) -> Option<&str> {
+    let mut entries = reply.as_map()?.iter();
+    let found = entries.find(|(key, _)| key.as_str() == Some("subscription"));
+    found.and_then(|(_, value)| value.as_str())
+}
+
+pub(crate) fn finish<R: DeserializeOwned>(
+    method: &str,
+    response: Response<Value>,
+) -> Result<R, ClientError> {
     let result = response
         .into_result()
         .map_err(|info| ClientError::Refused(Box::new(info)))?;
@@ -455,7 +461,7 @@ fn finish<R: DeserializeOwned>(method: &str, response: Response<Value>) -> Resul
     })
 }
 
-fn incoming(frame: &Frame) -> Result<Incoming, ClientError> {
+pub(crate) fn incoming(frame: &Frame) -> Result<Incoming, ClientError> {
     let limits = Limits::default();
     Ok(match frame.kind {
         FrameKind::Event => Incoming::Event(Event::decode(&frame.payload, &limits)?),
@@ -484,7 +490,7 @@ fn broken(error: std::io::Error) -> ClientError {
 
 /// Takes over the connected socket that the parent left at `number`, once in a process.
 #[allow(unsafe_code)]
-fn adopt(number: i32) -> std::io::Result<UnixStream> {
+pub(crate) fn adopt(number: i32) -> std::io::Result<UnixStream> {
     use std::os::fd::FromRawFd;
     use std::sync::atomic::{AtomicBool, Ordering};
     static TAKEN: AtomicBool = AtomicBool::new(false);

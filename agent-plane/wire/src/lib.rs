@@ -24,6 +24,8 @@
 //! (kairo-link). The crate knows no other crate of the project.
 #![deny(unsafe_code)]
 
+#[cfg(feature = "tokio")]
+pub mod async_client;
 pub mod client;
 pub mod endpoint;
 pub mod error;
@@ -36,6 +38,8 @@ pub mod scan;
 #[doc = include_str!("../../../docs/reference/ipc.md")]
 struct Reference;
 
+#[cfg(feature = "tokio")]
+pub use async_client::{AsyncClient, AsyncSubscription};
 pub use client::{Client, ClientError, Incoming};
 pub use error::{ErrorCode, ErrorInfo};
 pub use frame::{Decoder, Frame, FrameError, FrameKind, Limits};

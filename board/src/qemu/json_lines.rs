@@ -23,6 +23,8 @@ pub struct JsonLines {
     with: &'static str,
     stream: UnixStream,
     pending: Vec<u8>,
+    /// Bytes of `pending` that are known to end no line, so that a long one is searched once.
+    searched: usize,
 }
 
 impl JsonLines {
@@ -43,6 +45,7 @@ impl JsonLines {
                         with,
                         stream,
                         pending: Vec::new(),
+                        searched: 0,
                     });
                 }
                 Err(error) if Instant::now() >= end => {
@@ -78,8 +81,7 @@ impl JsonLines {
     ) -> Result<Option<Value>, QemuError> {
         let end = Instant::now() + deadline;
         loop {
-            while let Some(at) = self.pending.iter().position(|&byte| byte == b'\n') {
-                let line: Vec<u8> = self.pending.drain(..=at).collect();
+            while let Some(line) = self.whole_line() {
                 match serde_json::from_slice::<Value>(&line) {
                     Ok(value) if value.is_object() && wanted(&value) => return Ok(Some(value)),
                     _ => {}
@@ -93,6 +95,23 @@ impl JsonLines {
                 return Ok(None);
             }
             self.fill(end - now)?;
+        }
+    }
+
+    /// Takes the first whole line out of what was read.
+    fn whole_line(&mut self) -> Option<Vec<u8>> {
+        let unsearched = self.pending.get(self.searched..).unwrap_or_default();
+        let found = unsearched.iter().position(|&byte| byte == b'\n');
+        match found {
+            Some(at) => {
+                let end = self.searched + at;
+                self.searched = 0;
+                Some(self.pending.drain(..=end).collect())
+            }
+            None => {
+                self.searched = self.pending.len();
+                None
+            }
         }
     }
 
@@ -141,6 +160,7 @@ mod tests {
                 with: "test",
                 stream: near,
                 pending: Vec::new(),
+                searched: 0,
             },
             far,
         )

@@ -118,20 +118,20 @@ impl Blocking {
     }
 }
 
-fn params(action: &Value) -> Wire {
+pub fn params(action: &Value) -> Wire {
     match action.get("params") {
         None | Some(Value::Null) => Wire::Map(Vec::new()),
         Some(params) => wire(params, &[]),
     }
 }
 
-fn deadline(action: &Value) -> Duration {
+pub fn deadline(action: &Value) -> Duration {
     action["deadline_ms"]
         .as_u64()
         .map_or(PATIENCE, Duration::from_millis)
 }
 
-fn delivered(item: &Incoming) -> Value {
+pub fn delivered(item: &Incoming) -> Value {
     let limits = Limits::default();
     let (key, frame) = match item {
         Incoming::Event(event) => ("event", event.encode(&limits)),
@@ -142,7 +142,7 @@ fn delivered(item: &Incoming) -> Value {
 }
 
 /// An error as an outcome.
-fn failure(error: &ClientError) -> Value {
+pub fn failure(error: &ClientError) -> Value {
     let name = match error {
         ClientError::Refused(info) => {
             let bytes = rmp_serde::to_vec_named(&**info).unwrap();

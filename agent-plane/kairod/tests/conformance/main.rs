@@ -1,5 +1,5 @@
-//! One conformance suite for every client: the cases of `agent-plane/conformance`, performed by the
-//! blocking Rust client and by both Python clients against a real kairod and scripted peers.
+//! One conformance suite for every client: the cases of `agent-plane/conformance`, performed by
+//! both Rust clients and by both Python clients against a real kairod and scripted peers.
 //!
 //! Here lives what the cases mean: steps, patterns, schemas. A client brings a driver that performs
 //! one action at a time and judges nothing. Without python3 the Python clients are left out, and
@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 
+mod asynchronous;
 mod case;
 mod driver;
 mod examples;
@@ -66,6 +67,11 @@ fn run_all(driver: &mut dyn Driver) {
 #[test]
 fn the_blocking_rust_client_passes_every_case() {
     run_all(&mut Blocking::default());
+}
+
+#[test]
+fn the_asynchronous_rust_client_passes_every_case() {
+    run_all(&mut asynchronous::Asynchronous::new());
 }
 
 #[test]
