@@ -3,7 +3,8 @@
 //! A consumer has a name, a filter and a cursor, which only its acknowledgements move: what was
 //! delivered and not acknowledged is delivered again, by this process or the next one. An effect
 //! is done once: its own rows, its entry in the ledger `(consumer, event id)` and the cursor are
-//! one transaction. A replay never runs one.
+//! one transaction. A replay never runs one. The ledger goes by id, and keeps an id as long as
+//! retention keeps events of that age, so a retry after a compaction does nothing again either.
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 

@@ -59,22 +59,13 @@ pub(crate) fn open(
 ) -> Result<Opened, StoreError> {
     let lock = lock(path)?;
     let mut report = OpenReport::default();
+    salvage::take_up(path)?;
     let connection = match connect(path, &mut report) {
-        Ok(connection) => connection,
         Err(StoreError::Corrupt { detail }) => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH);
-            let now_s = now.unwrap_or_default().as_secs();
-            let mut salvage = Salvage {
-                quarantined: salvage::quarantine(path, now_s)?,
-                damage: detail,
-                ..Salvage::default()
-            };
-            let connection = connect(path, &mut report)?;
-            move_all(&connection, &mut salvage)?;
-            report.salvage = Some(salvage);
-            connection
+            report.salvage = Some(salvage_all(path, detail)?);
+            connect(path, &mut report)?
         }
-        Err(error) => return Err(error),
+        other => other?,
     };
     limit(&connection, hard_limit_bytes)?;
     let mut projections = Projections::new(projections)?;
@@ -176,17 +167,25 @@ fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn move_all(connection: &Connection, salvage: &mut Salvage) -> Result<(), StoreError> {
+/// Moves what is readable into a new file, puts the damaged one aside, and the new one in its
+/// place. Until that is complete the damaged one stays where it is: a kill or a full disk on the
+/// way only means that it is done again.
+fn salvage_all(path: &Path, damage: String) -> Result<Salvage, StoreError> {
+    let fresh = salvage::fresh_path(path);
+    let mut salvage = Salvage {
+        damage,
+        ..Salvage::default()
+    };
+    let connection = connect(&fresh, &mut OpenReport::default())?;
     connection.execute_batch("BEGIN IMMEDIATE")?;
-    salvage::move_readable(&salvage.quarantined.clone(), connection, salvage);
-    let done = salvage::finish(connection, salvage);
-    match done {
-        Ok(()) => Ok(connection.execute_batch("COMMIT")?),
-        Err(error) => {
-            connection.execute_batch("ROLLBACK")?;
-            Err(error)
-        }
-    }
+    salvage::move_readable(path, &connection, &mut salvage);
+    salvage::finish(&connection, &mut salvage)?;
+    connection.execute_batch("COMMIT; PRAGMA wal_checkpoint(TRUNCATE)")?;
+    drop(connection);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    salvage.quarantined = salvage::quarantine(path, now.unwrap_or_default().as_secs())?;
+    salvage::take_up(path)?;
+    Ok(salvage)
 }
 
 fn limit(connection: &Connection, bytes: Option<u64>) -> Result<(), StoreError> {

@@ -9,6 +9,7 @@
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 
@@ -47,6 +48,31 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
+}
+
+/// Where a new file grows until it is complete.
+pub(crate) fn fresh_path(path: &Path) -> PathBuf {
+    with_suffix(path, ".salvaging")
+}
+
+/// Goes on where an earlier salvage was interrupted: a new file without the damaged one beside it
+/// is complete and takes its place; one that was being filled is done again.
+pub(crate) fn take_up(path: &Path) -> Result<(), StoreError> {
+    let fresh = fresh_path(path);
+    if !fresh.exists() {
+        return Ok(());
+    }
+    if path.exists() {
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(with_suffix(&fresh, suffix));
+        }
+        return Ok(());
+    }
+    std::fs::rename(&fresh, path)?;
+    if let Some(directory) = path.parent() {
+        std::fs::File::open(directory)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Renames the file and what belongs to it. Gives the new name.
@@ -148,6 +174,8 @@ pub(crate) fn move_readable(from: &Path, to: &Connection, salvage: &mut Salvage)
         salvage.lost.push((0, u64::MAX));
         return;
     };
+    // Its write-ahead log stays as it is, too.
+    let _ = old.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
     // A page with impossible cells is an error and not a guess.
     let _ = old.execute_batch("PRAGMA cell_size_check = ON");
     for (table, columns, count) in TABLES {

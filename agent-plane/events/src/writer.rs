@@ -27,6 +27,8 @@ use crate::ticket::Completer;
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
 /// Events after which the limits are looked at.
 const RETENTION_EVENTS: u64 = 4096;
+/// Share of the limit on bytes after which they are: how far it can be exceeded, but for one group.
+const RETENTION_SHARE: u64 = 32;
 /// Time after which they are, while anything is written.
 const RETENTION_TIME: Duration = Duration::from_secs(60);
 
@@ -84,8 +86,9 @@ struct Turns<'c> {
     /// Whether commits are flushed now, as SQLite was told.
     full: bool,
     unflushed_since: Option<Instant>,
-    /// Events written since the limits were looked at, and when that was.
+    /// Events and bytes written since the limits were looked at, and when that was.
     written: u64,
+    written_bytes: u64,
     retained: Instant,
     /// Retention found more than one chunk to remove.
     behind: bool,
@@ -117,6 +120,7 @@ impl Writer {
             full: false,
             unflushed_since: None,
             written: 0,
+            written_bytes: 0,
             retained: Instant::now(),
             behind: true,
         };
@@ -166,6 +170,7 @@ impl Turns<'_> {
         for command in group.commands {
             match command {
                 Command::Append(pending) => {
+                    self.written_bytes += pending.event.size_bytes() as u64;
                     let appended = match &done {
                         Ok(()) => self.log.append(&pending.event, pending.stamp),
                         Err(error) => Err(error.clone()),
@@ -304,11 +309,13 @@ impl Turns<'_> {
     fn retain(&mut self) {
         let due = self.behind
             || self.written >= RETENTION_EVENTS
+            || self.written_bytes >= self.limits.max_bytes / RETENTION_SHARE
             || (self.written > 0 && self.retained.elapsed() >= RETENTION_TIME);
         if !due {
             return;
         }
-        (self.written, self.retained) = (0, Instant::now());
+        (self.written, self.written_bytes) = (0, 0);
+        self.retained = Instant::now();
         let now = Now {
             wall_ns: (self.clocks.wall_ns)(),
             monotonic_ns: (self.clocks.monotonic_ns)(),

@@ -185,6 +185,21 @@ fn the_file_stays_within_its_limit_however_much_is_written() {
 }
 
 #[test]
+fn the_file_stays_within_its_limit_when_single_events_are_large() {
+    let place = Place::new();
+    let store = place.open_with(small(2 * 1024 * 1024, 0));
+    for _ in 0..100 {
+        let large = NewEvent::new("large", "t", vec![7; 256 * 1024]);
+        append(&store, large.class(Class::Synchronous)).unwrap();
+    }
+    let_it_tidy_up(&store);
+    assert!(store.close(support::PATIENCE));
+    // 25 MB went through.
+    let bytes = std::fs::metadata(place.path()).unwrap().len();
+    assert!(bytes < 4 * 1024 * 1024, "{bytes}");
+}
+
+#[test]
 fn a_consumer_holds_events_back_up_to_a_limit_and_is_then_told_the_gap() {
     let place = Place::new();
     let options = || small(1024 * 1024, 2 * 1024 * 1024);

@@ -166,6 +166,21 @@ fn something_else_under_the_name_is_put_aside() {
     }
 }
 
+#[test]
+fn a_salvage_that_was_interrupted_is_taken_up() {
+    let place = Place::new();
+    let written = sample(&place, 50);
+    let fresh = place.directory.path().join("events.db.salvaging");
+    // The damaged file was put aside, and the new one not yet in its place.
+    std::fs::rename(place.path(), &fresh).unwrap();
+    assert_eq!(survivors(&place.path(), &written), (None, 50));
+    // The new one was being filled.
+    std::fs::write(&fresh, "half a file").unwrap();
+    let written = read_all(&place.path(), Query::default()).0;
+    assert_eq!(survivors(&place.path(), &written), (None, 51));
+    assert!(!fresh.exists());
+}
+
 fn fill(store: &Store) -> StoreError {
     for _ in 0..100_000 {
         let event = event("fill", &"x".repeat(2000)).class(Class::Synchronous);

@@ -2,8 +2,9 @@
 //!
 //! **Danger.** The IPC protocol has no passwords, because a Unix socket has file permissions and
 //! the kernel knows its peers. A TCP port has neither: whoever reaches the port is, to kairod, this
-//! process, and may command every device. So it runs only where the kernel command line says
-//! `kairo.forward=PORT`, which only the QEMU runner does, and QEMU forwards the port to loopback.
+//! process, and may do what the policy lets this process do. So it runs only where the kernel
+//! command line says `kairo.forward=PORT`, which only the QEMU runner does, and QEMU forwards the
+//! port to loopback.
 //!
 //! Two threads a connection, at most [`MAX_CONNECTIONS`] connections; more are closed at once.
 //! The end of one direction is passed on as the end of that direction; an error ends both at once,

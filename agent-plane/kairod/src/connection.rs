@@ -22,7 +22,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::daemon::Daemon;
-use crate::denial::Quota;
+use crate::idempotency;
 use crate::identity::Identity;
 use crate::outgoing::Outgoing;
 use crate::router::refusal;
@@ -46,8 +46,10 @@ pub struct Connection {
     pub identity: Identity,
     /// What waits to be written.
     pub outgoing: Outgoing,
-    /// Denials that may still make events.
-    pub denials: Quota,
+    /// Whether it serves or ever served methods: late answers come after the end of a service.
+    pub has_served: Cell<bool>,
+    /// Number of the next call that it is asked to serve.
+    pub next_call: Cell<i64>,
     /// Its subscriptions by name.
     pub subscriptions: RefCell<BTreeMap<String, Rc<Subscription>>>,
     /// Subscriptions ever made, for their names.
@@ -55,7 +57,16 @@ pub struct Connection {
     tasks: RefCell<JoinSet<()>>,
     in_flight: Cell<usize>,
     /// Requests under way that have an id.
-    running: RefCell<BTreeMap<Id, Running>>,
+    running: RefCell<BTreeMap<Key, Running>>,
+    /// Notifications ever begun, for their keys.
+    notifications: Cell<u64>,
+}
+
+/// What a request under way is known by: a notification has no id, and can be called off too.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Request(Id),
+    Notification(u64),
 }
 
 /// A request under way.
@@ -81,12 +92,14 @@ impl Connection {
             number,
             identity,
             outgoing: Outgoing::default(),
-            denials: Quota::default(),
+            has_served: Cell::new(false),
+            next_call: Cell::new(1),
             subscriptions: RefCell::default(),
             next_subscription: Cell::new(1),
             tasks: RefCell::default(),
             in_flight: Cell::new(0),
             running: RefCell::default(),
+            notifications: Cell::new(0),
         }
     }
 
@@ -97,11 +110,18 @@ impl Connection {
 
     /// Stops a request that is under way; its answer is `E_CANCELED`. False if there is none.
     pub fn cancel(&self, id: &Id) -> bool {
-        let Some(running) = self.running.borrow_mut().remove(id) else {
+        self.call_off(&Key::Request(id.clone()))
+    }
+
+    fn call_off(&self, key: &Key) -> bool {
+        let Some(running) = self.running.borrow_mut().remove(key) else {
             return false;
         };
         running.task.abort();
-        self.ended(canceled(id));
+        self.ended(match key {
+            Key::Request(id) => canceled(id),
+            Key::Notification(_) => Vec::new(),
+        });
         true
     }
 
@@ -112,9 +132,9 @@ impl Connection {
             let intent = running.intent.as_ref();
             intent.is_some_and(|intent| intents.contains(intent))
         });
-        let ids: Vec<Id> = theirs.map(|(id, _)| id.clone()).collect();
+        let keys: Vec<Key> = theirs.map(|(key, _)| key.clone()).collect();
         drop(running);
-        ids.iter().filter(|id| self.cancel(id)).count()
+        keys.iter().filter(|key| self.call_off(key)).count()
     }
 
     /// Ends the subscriptions that belong to one of `intents`; gives how many.
@@ -133,9 +153,9 @@ impl Connection {
 
     /// Cancels every request under way.
     pub fn cancel_all(&self) {
-        let ids: Vec<Id> = self.running.borrow().keys().cloned().collect();
-        for id in ids {
-            self.cancel(&id);
+        let keys: Vec<Key> = self.running.borrow().keys().cloned().collect();
+        for key in keys {
+            self.call_off(&key);
         }
     }
 
@@ -179,6 +199,9 @@ pub async fn serve(daemon: Rc<Daemon>, stream: UnixStream) {
     connection.subscriptions.borrow_mut().clear();
     daemon.plane.borrow_mut().holder_gone(number);
     daemon.connection_gone(&connection);
+    daemon
+        .idempotency
+        .forget(&idempotency::of_connection(number));
     if end == End::Done {
         connection.outgoing.close();
         // A peer that does not read its last response does without.
@@ -252,12 +275,12 @@ async fn take(daemon: &Rc<Daemon>, connection: &Rc<Connection>, frame: &Frame) -
         connection.outgoing.push(refusal(id, error));
         known
     };
-    if frame.kind == FrameKind::Response
-        && let Some(service) = daemon.services.served_by(connection.number)
-    {
+    if frame.kind == FrameKind::Response && connection.has_served.get() {
         // A service that does not speak the protocol is not worth keeping.
         let response = Response::decode(&frame.payload, &Limits::default()).map_err(drop)?;
-        service.answered(response);
+        if let Some(service) = daemon.services.served_by(connection.number) {
+            service.answered(response);
+        }
         return Ok(());
     }
     if frame.kind != FrameKind::Request {
@@ -296,7 +319,10 @@ async fn start(daemon: &Rc<Daemon>, connection: &Rc<Connection>, request: Reques
     let meta = request.meta.as_ref();
     let intent = meta.and_then(|meta| meta.correlation_id.clone());
     if let Some(id) = &id
-        && connection.running.borrow().contains_key(id)
+        && connection
+            .running
+            .borrow()
+            .contains_key(&Key::Request(id.clone()))
     {
         let text = format!("a request with the id {id} is under way; give each its own");
         let error = ErrorInfo::new(ErrorCode::InvalidRequest, text).reason("duplicate_id");
@@ -310,18 +336,22 @@ async fn start(daemon: &Rc<Daemon>, connection: &Rc<Connection>, request: Reques
         Poll::Pending => {
             connection.in_flight.set(connection.in_flight.get() + 1);
             let caller = Rc::clone(connection);
-            let ended = id.clone();
+            let key = id.map_or_else(
+                || {
+                    let number = connection.notifications.get();
+                    connection.notifications.set(number + 1);
+                    Key::Notification(number)
+                },
+                Key::Request,
+            );
+            let ended = key.clone();
             let task = connection.spawn(async move {
                 let frame = work.await;
-                if let Some(id) = &ended {
-                    caller.running.borrow_mut().remove(id);
-                }
+                caller.running.borrow_mut().remove(&ended);
                 caller.ended(frame);
             });
-            if let Some(id) = id {
-                let running = Running { task, intent };
-                connection.running.borrow_mut().insert(id, running);
-            }
+            let running = Running { task, intent };
+            connection.running.borrow_mut().insert(key, running);
         }
     }
 }

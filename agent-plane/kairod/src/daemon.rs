@@ -7,11 +7,12 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use kairo_wire::{ErrorCode, ErrorInfo, Meta, Value};
+use tokio::sync::Notify;
 
 use crate::audit::{self, Audit};
 use crate::cancellation::{Canceled, cancel_everywhere};
 use crate::connection::Connection;
-use crate::denial;
+use crate::denial::{self, Quotas};
 use crate::events::{EventBus, map};
 use crate::grant_file::GrantFile;
 use crate::idempotency::Keys;
@@ -54,6 +55,10 @@ pub struct Daemon {
     pub connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     /// Connections refused because there were too many.
     pub refused_connections: Cell<u64>,
+    /// Rung when there are other grants than before.
+    pub grants_changed: Notify,
+    /// How much each user may still write into the audit log.
+    quotas: RefCell<BTreeMap<u32, Rc<Quotas>>>,
     /// kairod ends: nothing new is begun.
     draining: Cell<bool>,
     next_connection: Cell<u64>,
@@ -66,7 +71,7 @@ impl Daemon {
         let mut table = Table::new(policy);
         let grant_file = state_dir.map(GrantFile::in_directory);
         match grant_file.as_ref().map(GrantFile::load) {
-            Some(Ok(grants)) => table.restore(grants),
+            Some(Ok((grants, next))) => table.restore(grants, next),
             // No grant is the closed state; the operator sees it in permission.list.
             Some(Err(trouble)) => say!("kairod: no grants: {trouble}"),
             None => {}
@@ -90,6 +95,8 @@ impl Daemon {
             services: Services::default(),
             connections: RefCell::default(),
             refused_connections: Cell::new(0),
+            grants_changed: Notify::new(),
+            quotas: RefCell::default(),
             draining: Cell::new(false),
             next_connection: Cell::new(1),
         }
@@ -280,7 +287,8 @@ impl Daemon {
             let error = ErrorInfo::new(ErrorCode::Unavailable, text);
             return Err(error.reason("no_store"));
         };
-        file.keep(self.permissions.borrow().grants())
+        let table = self.permissions.borrow();
+        file.keep(table.grants(), table.next_grant())
             .map_err(|error| {
                 let text = format!("the grants cannot be written down: {error}");
                 let error = ErrorInfo::new(ErrorCode::Unavailable, text);
@@ -288,14 +296,102 @@ impl Daemon {
             })
     }
 
+    /// What of `connection` is in force and rests on its rights; none if nothing is.
+    pub fn in_force_of(&self, connection: &Connection) -> Option<&'static str> {
+        let number = connection.number;
+        if self.plane.borrow().is_holding(number) {
+            Some("a claim")
+        } else if !connection.subscriptions.borrow().is_empty() {
+            Some("subscriptions")
+        } else if self.services.served_by(number).is_some() {
+            Some("a service")
+        } else if !self.intents.borrow().of_connection(number).is_empty() {
+            Some("intents")
+        } else if connection.in_flight() > 0 {
+            Some("requests under way")
+        } else {
+            None
+        }
+    }
+
+    /// Ends grants whose time is over, for ever: what rests on them ends with them.
+    pub async fn end_grants(&self) {
+        loop {
+            let changed = self.grants_changed.notified();
+            let next = self.permissions.borrow().next_end(Now::read());
+            let over = async {
+                match next {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = over => self.sweep_grants(),
+                () = changed => {}
+            }
+        }
+    }
+
+    /// Takes away the grants that are over.
+    pub fn sweep_grants(&self) {
+        let over = self.permissions.borrow_mut().sweep(Now::read());
+        if over.is_empty() {
+            return;
+        }
+        self.rights_changed();
+        for grant in over {
+            let data = map([
+                ("grant", Value::from(grant.id)),
+                ("by", Value::from("its end")),
+            ]);
+            self.bus.publish(topics::PERMISSION_REVOKED, data, None);
+        }
+        if let Err(error) = self.keep_grants() {
+            // Ended all the same; after a restart they end again, by the clocks.
+            say!("kairod: {error}");
+        }
+    }
+
+    /// Whether `connection` may serve `namespace`: by its own name, or by a right.
+    pub fn may_serve(&self, connection: &Connection, namespace: &str) -> bool {
+        let subject = connection.identity.subject();
+        let own = matches!(subject.class, Class::Service | Class::Driver)
+            && subject.name.as_deref() == Some(namespace);
+        own || self.may(connection, Right::ServiceRegister, namespace)
+    }
+
     /// A right was taken away: what rests on it ends.
     pub fn rights_changed(&self) {
+        for service in self.services.all() {
+            if !self.may_serve(&service.connection, &service.namespace) {
+                self.service_gone(&service.connection, "revoked");
+            }
+        }
         let connections = self.connections.borrow();
         let may = |number: u64, device: &str| {
             let holder = connections.get(&number);
             holder.is_none_or(|holder| self.may(holder, Right::DeviceClaim, device))
         };
         self.plane.borrow_mut().reconsider(may);
+    }
+
+    /// The quotas of a user. There are as many as users that ever connected.
+    fn quotas_of(&self, uid: u32) -> Rc<Quotas> {
+        Rc::clone(self.quotas.borrow_mut().entry(uid).or_default())
+    }
+
+    /// Writes what a peer did into the audit log; of anybody but an operator only so much.
+    pub fn note(&self, connection: &Connection, mut entry: kairo_audit::Entry) {
+        let subject = connection.identity.subject();
+        if subject.class != Class::Operator {
+            let quotas = self.quotas_of(subject.uid);
+            match quotas.notes.take(tokio::time::Instant::now()) {
+                None => return,
+                Some(0) => {}
+                Some(untold) => entry.why.reason = format!("{untold} entries before it left out"),
+            }
+        }
+        self.audit.note(entry);
     }
 
     fn decide(
@@ -318,7 +414,8 @@ impl Daemon {
         decision: &Decision,
     ) -> ErrorInfo {
         let subject = connection.identity.subject();
-        if let Some(untold) = connection.denials.take(tokio::time::Instant::now()) {
+        let quotas = self.quotas_of(subject.uid);
+        if let Some(untold) = quotas.denials.take(tokio::time::Instant::now()) {
             let number = connection.number;
             let data = denial::event(number, &subject, right, target, decision, untold);
             self.bus.publish(topics::PERMISSION_DENIED, data, None);

@@ -1,7 +1,8 @@
 //! What happens when a rule says no: a refusal for the caller, an event for the operator.
 //!
-//! A peer that asks for what it may not have a thousand times a second makes [`BURST`] events, and
-//! then one every [`REFILL`] that says how many were left out.
+//! A user whose programs ask for what they may not have a thousand times a second makes [`BURST`]
+//! events, and then one every [`REFILL`] that says how many were left out: by user and not by
+//! connection, because a connection is quickly made anew.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -12,17 +13,26 @@ use tokio::time::Instant;
 use crate::events::map;
 use crate::permission::{Decision, Right, Subject};
 
-/// Denials of a connection that make an event each.
+/// Denials of a user that make an event each.
 const BURST: u32 = 20;
 /// How long it takes until one more does.
 const REFILL: Duration = Duration::from_millis(500);
 
-/// How many denials of a connection may still make events.
+/// How many denials of a user may still make events.
 #[derive(Debug)]
 pub struct Quota {
     left: Cell<u32>,
     refilled: Cell<Instant>,
     untold: Cell<u64>,
+}
+
+/// The quotas of one user.
+#[derive(Debug, Default)]
+pub struct Quotas {
+    /// Denials that make an event and an entry of the audit log.
+    pub denials: Quota,
+    /// Other entries of the audit log.
+    pub notes: Quota,
 }
 
 impl Default for Quota {

@@ -25,6 +25,8 @@ struct Content {
     version: u32,
     /// The boot whose clock `ends_boot_s` counts by.
     boot: String,
+    /// The number of the next grant: none is ever given again.
+    next: u64,
     grants: Vec<Kept>,
 }
 
@@ -46,9 +48,11 @@ impl GrantFile {
     ///
     /// # Errors
     /// What is wrong with the file, in words. It was moved aside.
-    pub fn load(&self) -> Result<Vec<Grant>, String> {
+    pub fn load(&self) -> Result<(Vec<Grant>, u64), String> {
         let text = match fs::metadata(&self.path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok((Vec::new(), 1));
+            }
             Ok(found) if found.len() > MAX_BYTES => Err(format!("{} bytes", found.len())),
             _ => fs::read_to_string(&self.path).map_err(|error| error.to_string()),
         };
@@ -67,10 +71,11 @@ impl GrantFile {
     ///
     /// # Errors
     /// What the system said. The old file is still there.
-    pub fn keep(&self, grants: &[Grant]) -> std::io::Result<()> {
+    pub fn keep(&self, grants: &[Grant], next: u64) -> std::io::Result<()> {
         let content = Content {
             version: 1,
             boot: boot(),
+            next,
             grants: grants.iter().map(Kept::from).collect(),
         };
         let text = serde_json::to_vec_pretty(&content).map_err(std::io::Error::other)?;
@@ -86,7 +91,7 @@ impl GrantFile {
     }
 }
 
-fn parse(text: &str) -> Result<Vec<Grant>, String> {
+fn parse(text: &str) -> Result<(Vec<Grant>, u64), String> {
     let content: Content = serde_json::from_str(text).map_err(|error| error.to_string())?;
     if content.version != 1 {
         return Err(format!(
@@ -96,7 +101,9 @@ fn parse(text: &str) -> Result<Vec<Grant>, String> {
     }
     let same_boot = !content.boot.is_empty() && content.boot == boot();
     let grants = content.grants.into_iter();
-    grants.map(|kept| kept.into_grant(same_boot)).collect()
+    let grants: Result<Vec<Grant>, String> =
+        grants.map(|kept| kept.into_grant(same_boot)).collect();
+    Ok((grants?, content.next))
 }
 
 /// What tells this boot from others; empty where the kernel does not say.
@@ -141,19 +148,19 @@ mod tests {
     fn grants_come_back_as_they_were() {
         let directory = tempfile::tempdir().unwrap();
         let file = GrantFile::in_directory(directory.path());
-        assert_eq!(file.load().unwrap(), []);
-        file.keep(&[grant()]).unwrap();
-        assert_eq!(file.load().unwrap(), [grant()]);
+        assert_eq!(file.load().unwrap(), (Vec::new(), 1));
+        file.keep(&[grant()], 8).unwrap();
+        assert_eq!(file.load().unwrap(), (vec![grant()], 8));
     }
 
     #[test]
     fn a_file_of_another_boot_ends_by_the_wall_clock_alone() {
         let directory = tempfile::tempdir().unwrap();
         let file = GrantFile::in_directory(directory.path());
-        file.keep(&[grant()]).unwrap();
+        file.keep(&[grant()], 8).unwrap();
         let text = fs::read_to_string(&file.path).unwrap();
         fs::write(&file.path, text.replace(&boot(), "another boot")).unwrap();
-        let ends = file.load().unwrap()[0].ends.unwrap();
+        let ends = file.load().unwrap().0[0].ends.unwrap();
         assert_eq!((ends.wall_s, ends.boot_s), (99, None));
     }
 
@@ -161,11 +168,11 @@ mod tests {
     fn a_damaged_file_gives_no_grants_and_is_kept() {
         let directory = tempfile::tempdir().unwrap();
         let file = GrantFile::in_directory(directory.path());
-        file.keep(&[grant()]).unwrap();
+        file.keep(&[grant()], 8).unwrap();
         let text = fs::read_to_string(&file.path).unwrap();
         fs::write(&file.path, &text[..text.len() / 2]).unwrap();
         assert!(file.load().unwrap_err().contains("grants.json.bad"));
-        assert_eq!(file.load().unwrap(), []);
+        assert_eq!(file.load().unwrap(), (Vec::new(), 1));
         assert!(directory.path().join("grants.json.bad").exists());
     }
 }

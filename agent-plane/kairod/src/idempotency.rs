@@ -1,10 +1,10 @@
 //! Requests that may be repeated: the second one with the same key gets the first one's result.
 //!
 //! A key belongs to the caller's identity, or to its connection where the result does (a claim's
-//! epoch is worth nothing on another one). Only a success is kept: a refused request had no effect
-//! and may be tried anew under its key. Kept in memory, for [`KEPT_FOR`], at most [`MAX_KEYS`] of a
-//! caller and [`MAX_BYTES`] of all; what a restart must not repeat is made unique where it is
-//! stored, by its own id.
+//! epoch is worth nothing on another one) and goes with it. Only a success is kept: a refused
+//! request had no effect and may be tried anew under its key. Kept in memory for [`KEPT_FOR`], of
+//! each caller at most [`MAX_KEYS`] and [`MAX_BYTES`]: one caller's keys never cost another's. What
+//! a restart must not repeat is made unique where it is stored, by its own id.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -21,12 +21,12 @@ pub const MAX_KEY_BYTES: usize = 128;
 /// How long a result is kept.
 pub const KEPT_FOR: Duration = Duration::from_secs(600);
 /// Keys of one caller at once.
-const MAX_KEYS: usize = 256;
-/// Bytes of results of all callers.
-const MAX_BYTES: usize = 4 * 1024 * 1024;
+const MAX_KEYS: usize = 128;
+/// Bytes of results of one caller; the newest is kept whatever it weighs.
+const MAX_BYTES: usize = 64 * 1024;
+/// Callers that have keys. Connections are fewer, and identities are made by operators.
+const MAX_OWNERS: usize = 1024;
 
-/// Whose key it is, and the key.
-type Name = (String, String);
 /// What was asked: a key that comes with another request is a mistake of the caller.
 type Fingerprint = [u8; 32];
 
@@ -44,12 +44,40 @@ struct Entry {
     state: State,
 }
 
+/// The keys of one caller.
+#[derive(Debug, Default)]
+struct Owner {
+    entries: BTreeMap<String, Entry>,
+    /// Done ones, in the order in which they were done.
+    done: VecDeque<(String, Instant)>,
+    /// Bytes of their results.
+    bytes: usize,
+}
+
+impl Owner {
+    /// Forgets what is old, and the oldest while there is too much; never the newest.
+    fn sweep(&mut self, now: Instant) {
+        while let Some((key, at)) = self.done.front() {
+            let old = now.duration_since(*at) >= KEPT_FOR;
+            if !old && (self.bytes <= MAX_BYTES || self.done.len() <= 1) {
+                return;
+            }
+            if let Some(Entry {
+                state: State::Done(result),
+                ..
+            }) = self.entries.remove(key)
+            {
+                self.bytes -= result.len();
+            }
+            self.done.pop_front();
+        }
+    }
+}
+
 /// The keys.
 #[derive(Debug, Default)]
 pub struct Keys {
-    entries: RefCell<BTreeMap<Name, Entry>>,
-    /// Done ones, in the order in which they were done.
-    done: RefCell<VecDeque<(Name, Instant)>>,
+    owners: RefCell<BTreeMap<String, Owner>>,
 }
 
 /// What to do with a request that has a key.
@@ -68,7 +96,8 @@ pub enum Begin {
 #[derive(Debug)]
 pub struct Ticket {
     keys: Rc<Keys>,
-    name: Name,
+    owner: String,
+    key: String,
     finished: bool,
 }
 
@@ -99,10 +128,22 @@ impl Keys {
             );
             return Err(ErrorInfo::new(ErrorCode::Limit, text).reason("idempotency_key"));
         }
-        self.sweep(Instant::now());
-        let name = (owner.to_string(), key.to_string());
-        let mut entries = self.entries.borrow_mut();
-        if let Some(entry) = entries.get(&name) {
+        let mut owners = self.owners.borrow_mut();
+        if !owners.contains_key(owner) && owners.len() >= MAX_OWNERS {
+            let now = Instant::now();
+            owners.retain(|_, other| {
+                other.sweep(now);
+                !other.entries.is_empty()
+            });
+            if owners.len() >= MAX_OWNERS {
+                let text = "too many callers use idempotency keys; try again later";
+                let error = ErrorInfo::new(ErrorCode::Limit, text).reason("idempotency_keys");
+                return Err(error.retry(Some(1000)));
+            }
+        }
+        let own = owners.entry(owner.to_string()).or_default();
+        own.sweep(Instant::now());
+        if let Some(entry) = own.entries.get(key) {
             if entry.fingerprint != fingerprint {
                 let text = "this idempotency_key was used for another request; use a new one";
                 return Err(ErrorInfo::new(ErrorCode::Conflict, text).reason("idempotency_key"));
@@ -112,11 +153,7 @@ impl Keys {
                 State::Done(result) => Begin::Done(result.clone()),
             });
         }
-        let first = (owner.to_string(), String::new());
-        let mine = entries
-            .range(first..)
-            .take_while(|(name, _)| name.0 == owner);
-        if mine.count() >= MAX_KEYS {
+        if own.entries.len() >= MAX_KEYS {
             let text = format!(
                 "{MAX_KEYS} idempotency keys of this caller are kept for {} s each; \
                  use them for what must not happen twice only",
@@ -126,53 +163,43 @@ impl Keys {
             return Err(error.retry(Some(1000)));
         }
         let state = State::Running(Rc::default());
-        entries.insert(name.clone(), Entry { fingerprint, state });
+        let entry = Entry { fingerprint, state };
+        own.entries.insert(key.to_string(), entry);
         Ok(Begin::First(Ticket {
             keys: Rc::clone(self),
-            name,
+            owner: owner.to_string(),
+            key: key.to_string(),
             finished: false,
         }))
     }
 
-    /// Forgets what is old, and the oldest while there is too much.
-    fn sweep(&self, now: Instant) {
-        let mut entries = self.entries.borrow_mut();
-        let mut done = self.done.borrow_mut();
-        let held = entries.values().map(|entry| match &entry.state {
-            State::Running(_) => 0,
-            State::Done(result) => result.len(),
-        });
-        let mut bytes: usize = held.sum();
-        while let Some((name, at)) = done.front() {
-            if now.duration_since(*at) < KEPT_FOR && bytes <= MAX_BYTES {
-                return;
-            }
-            if let Some(Entry {
-                state: State::Done(result),
-                ..
-            }) = entries.remove(name)
-            {
-                bytes -= result.len();
-            }
-            done.pop_front();
-        }
+    /// A caller is gone for good, and its keys with it.
+    pub fn forget(&self, owner: &str) {
+        self.owners.borrow_mut().remove(owner);
     }
+}
+
+/// The owner of keys that go with a connection.
+pub fn of_connection(number: u64) -> String {
+    format!("connection {number}")
 }
 
 impl Ticket {
     /// It was done, and this is the result.
     pub fn done(mut self, result: &[u8]) {
         self.finished = true;
-        let mut entries = self.keys.entries.borrow_mut();
-        if let Some(entry) = entries.get_mut(&self.name) {
+        let mut owners = self.keys.owners.borrow_mut();
+        let Some(owner) = owners.get_mut(&self.owner) else {
+            return; // Its connection is gone.
+        };
+        if let Some(entry) = owner.entries.get_mut(&self.key) {
             let state = std::mem::replace(&mut entry.state, State::Done(result.to_vec()));
+            owner.bytes += result.len();
+            owner.done.push_back((self.key.clone(), Instant::now()));
             if let State::Running(ended) = state {
                 ended.notify_waiters();
             }
         }
-        drop(entries);
-        let mut done = self.keys.done.borrow_mut();
-        done.push_back((self.name.clone(), Instant::now()));
     }
 }
 
@@ -181,11 +208,14 @@ impl Drop for Ticket {
         if self.finished {
             return;
         }
-        let freed = self.keys.entries.borrow_mut().remove(&self.name);
+        let mut owners = self.keys.owners.borrow_mut();
+        let Some(owner) = owners.get_mut(&self.owner) else {
+            return;
+        };
         if let Some(Entry {
             state: State::Running(ended),
             ..
-        }) = freed
+        }) = owner.entries.remove(&self.key)
         {
             ended.notify_waiters();
         }
@@ -230,23 +260,34 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_bounded_by_owner_and_by_bytes() {
+    fn keys_are_bounded_and_one_callers_never_cost_anothers() {
         let keys = Rc::new(Keys::default());
+        first(&keys, "victim", "k", 1).done(b"kept");
         for number in 0..MAX_KEYS {
             first(&keys, "a", &number.to_string(), 1).done(b"");
         }
-        assert_eq!(
-            keys.begin("a", "more", [1; 32]).unwrap_err().code,
-            ErrorCode::Limit
-        );
-        for number in 0..9 {
+        let refused = keys.begin("a", "more", [1; 32]).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::Limit);
+        for number in 0..20 {
             first(&keys, "b", &number.to_string(), 1).done(&vec![0; MAX_BYTES / 8]);
         }
-        // Room was made by forgetting the oldest: those of `a`.
+        // Room was made by forgetting the oldest of the same caller.
+        drop(first(&keys, "b", "0", 2));
+        let kept = keys.begin("victim", "k", [1; 32]);
+        assert!(matches!(kept, Ok(Begin::Done(result)) if result == b"kept"));
+        keys.forget("a");
         drop(first(&keys, "a", "more", 1));
-        assert!(
-            keys.begin("x", &"k".repeat(MAX_KEY_BYTES + 1), [1; 32])
-                .is_err()
-        );
+        let long = "k".repeat(MAX_KEY_BYTES + 1);
+        assert!(keys.begin("x", &long, [1; 32]).is_err());
+    }
+
+    #[test]
+    fn a_result_however_long_is_kept_until_the_next() {
+        let keys = Rc::new(Keys::default());
+        first(&keys, "a", "long", 1).done(&vec![7; MAX_BYTES * 2]);
+        assert!(matches!(
+            keys.begin("a", "long", [1; 32]),
+            Ok(Begin::Done(_))
+        ));
     }
 }

@@ -6,8 +6,9 @@
 //! otherwise act in the name of a process that no longer exists.
 //!
 //! From that comes a class: by the policy file's `[[identity]]`, else operator for root and
-//! kairod's own user, else agent. A peer can only give up what it has ([`Identity::confine`]): a
-//! launcher does so before it hands its connection to the program that it starts.
+//! kairod's own user, else agent. An operator can give that up ([`Identity::confine`]): a launcher
+//! does so before it hands its connection to the program that it starts. Nobody else can change
+//! what it is.
 
 use std::cell::{Ref, RefCell};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -62,15 +63,14 @@ impl Identity {
         self.subject.borrow()
     }
 
-    /// Makes it less than it is, for good. False, and nothing changes, if it would become more.
+    /// Makes it less than it is, for good. False, and nothing changes, unless it is an operator.
     pub fn confine(&self, class: Class, name: Option<String>) -> bool {
         let mut subject = self.subject.borrow_mut();
-        if !subject.class.may_become(class) {
+        if !subject.class.may_confine() {
             return false;
         }
         subject.class = class;
-        // A name can be added and not changed: rules deny by name.
-        if subject.name.is_none() {
+        if name.is_some() {
             subject.name = name;
         }
         true

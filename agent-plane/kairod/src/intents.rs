@@ -19,7 +19,9 @@ const MAX_LIVE_OF_ONE: usize = 256;
 /// Deepest tree.
 const MAX_DEPTH: usize = 32;
 /// Ended intents that are remembered.
-const REMEMBERED: usize = 256;
+const REMEMBERED: usize = 4096;
+/// The same of one caller.
+const REMEMBERED_OF_ONE: usize = 256;
 
 /// How an intent stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -174,7 +176,13 @@ impl Intents {
         }
         intent.status = status;
         intent.reason = reason.into();
-        if self.ended.len() == REMEMBERED {
+        // Of each owner so many: one that ends intents all the time must not make kairod forget
+        // that another's was called off.
+        let own = |other: &Intent| other.owner == intent.owner;
+        if self.ended.iter().filter(|other| own(other)).count() >= REMEMBERED_OF_ONE {
+            let oldest = self.ended.iter().position(own);
+            oldest.map(|at| self.ended.remove(at));
+        } else if self.ended.len() >= REMEMBERED {
             self.ended.pop_front();
         }
         self.ended.push_back(intent);

@@ -75,7 +75,7 @@ struct Arguments {
 
 /// How long requests under way may go on when kairod is told to stop, and how long their answers
 /// may take to be read. Both fit into what kairo-init allows for a stop.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
+const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long the start waits for the event log.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
@@ -123,6 +123,8 @@ async fn run(arguments: &Arguments, policy: Policy) -> anyhow::Result<()> {
         // for.
         let _ = tokio::time::timeout(LOG_PATIENCE, opened).await;
     }
+    let grants = Rc::clone(&daemon);
+    tokio::task::spawn_local(async move { grants.end_grants().await });
     let rt_path = arguments.run_dir.join("rt.sock");
     let plane = Rc::clone(&daemon.plane);
     tokio::task::spawn_local(async move { link::keep(plane, &rt_path).await });

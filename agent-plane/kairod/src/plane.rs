@@ -423,6 +423,15 @@ impl Plane {
         ended
     }
 
+    /// Whether `connection` has a claim, or is about to.
+    pub fn is_holding(&self, connection: u64) -> bool {
+        self.devices.iter().any(|device| match &device.standing {
+            Standing::Held(claim) => claim.holder.connection == connection,
+            Standing::Opening { holder, .. } => holder.connection == connection,
+            Standing::Free => false,
+        })
+    }
+
     /// A permission was taken away: ends the claims whose holder `may` no longer have them.
     pub fn reconsider(&mut self, may: impl Fn(u64, &str) -> bool) {
         for index in 0..self.devices.len() {

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use kairo_audit::Phase;
+use kairo_audit::{Entry, Phase};
 use kairo_wire::message::{self, Message};
 use kairo_wire::{ErrorCode, ErrorInfo, Id, Limits, Meta, Request, Response, Value};
 use schemars::JsonSchema;
@@ -283,7 +283,7 @@ fn check_meta(meta: &Meta) -> Result<(), ErrorInfo> {
 
 /// Refuses effects in the name of an intent that was called off or has ended otherwise: what was
 /// on its way then must not happen afterwards.
-fn check_intent(daemon: &Daemon, meta: &Meta) -> Result<(), ErrorInfo> {
+pub fn check_intent(daemon: &Daemon, meta: &Meta) -> Result<(), ErrorInfo> {
     match &meta.correlation_id {
         Some(id) if daemon.intents.borrow().has_ended(id) => {
             Err(daemon.intents.borrow().missing(id))
@@ -410,7 +410,7 @@ impl Router {
         let owner = if method.across_connections {
             connection.identity.subject().to_string()
         } else {
-            format!("connection {}", connection.number)
+            idempotency::of_connection(connection.number)
         };
         let print = idempotency::fingerprint(method.name, &params);
         match daemon.idempotency.begin(&owner, key, print)? {
@@ -473,8 +473,11 @@ impl Router {
         check_keys(method.name, &method.params, &params)?;
         check_duplicates(&params)?;
         match meta.idempotency_key.clone() {
-            Some(key) => Self::start_once(daemon, connection, method, &key, meta, params),
-            None => Self::start(daemon, connection, method, meta, params),
+            // What changes nothing may simply be done again.
+            Some(key) if method.permission != Permission::Observe => {
+                Self::start_once(daemon, connection, method, &key, meta, params)
+            }
+            _ => Self::start(daemon, connection, method, meta, params),
         }
     }
 
@@ -520,14 +523,14 @@ fn audit_after(method: &Method, call: Call, params: Value) -> Work {
         params.to_string(),
         &call.meta,
     );
-    let daemon = Rc::clone(&call.daemon);
+    let mut noting = Noting::new(&call, entry);
     let started = (method.handler)(call, params);
     Box::pin(async move {
         let result = match started {
             Ok(work) => work.await,
             Err(error) => Err(error),
         };
-        daemon.audit.note(audit::ended(entry, None, &result));
+        noting.ended(&result);
         result
     })
 }
@@ -540,15 +543,51 @@ fn audit_before(name: &'static str, call: Call, params: Value) -> Work {
         let mut attempt = entry.clone();
         attempt.phase = Phase::Attempt;
         let number = daemon.audit.attempt(attempt).await?;
+        let mut noting = Noting::new(&call, entry);
+        noting.attempt = Some(number);
         let method = daemon.router.find(name)?;
         let result = match (method.handler)(call, params) {
             Ok(work) => work.await,
             Err(error) => Err(error),
         };
-        let ended = audit::ended(entry, Some(number), &result);
-        daemon.audit.note(ended);
+        noting.ended(&result);
         result
     })
+}
+
+/// Writes how something audited ended: also when its caller gives it up half-way, by its deadline
+/// or by cancelling it, because what it had done by then stays done.
+struct Noting {
+    daemon: Rc<Daemon>,
+    connection: Rc<Connection>,
+    entry: Option<Entry>,
+    attempt: Option<u64>,
+}
+
+impl Noting {
+    fn new(call: &Call, entry: Entry) -> Self {
+        Self {
+            daemon: Rc::clone(&call.daemon),
+            connection: Rc::clone(&call.connection),
+            entry: Some(entry),
+            attempt: None,
+        }
+    }
+
+    fn ended<T>(&mut self, result: &Result<T, ErrorInfo>) {
+        if let Some(entry) = self.entry.take() {
+            let entry = audit::ended(entry, self.attempt, result);
+            self.daemon.note(&self.connection, entry);
+        }
+    }
+}
+
+impl Drop for Noting {
+    fn drop(&mut self) {
+        let text = "given up by its caller; what it had done so far stays done";
+        let given_up = ErrorInfo::new(ErrorCode::Canceled, text);
+        self.ended::<()>(&Err(given_up));
+    }
 }
 
 /// Starts a request that another process serves.
@@ -562,6 +601,9 @@ fn start_served(
     daemon.require_method(connection, &method.name, method.permission)?;
     let meta = request.meta.unwrap_or_default();
     check_meta(&meta)?;
+    if method.permission != Permission::Observe {
+        check_intent(daemon, &meta)?;
+    }
     if meta.idempotency_key.is_some() {
         // Only the service knows what "once" means for it.
         let text = format!(
@@ -576,7 +618,7 @@ fn start_served(
     }
     check_duplicates(&params)?;
     let caller = connection.identity.view(connection.number);
-    let pending = service.ask(&method.name, params, &meta, caller)?;
+    let pending = service.ask(&method.name, params, &meta, &caller)?;
     let name = method.name.clone();
     Ok(Box::pin(
         async move { encode(&name, &pending.result().await?) },
@@ -603,9 +645,17 @@ fn too_late(name: &str, allowed: Duration) -> ErrorInfo {
 
 /// The frame that refuses a request; empty where there is no id to answer to.
 pub fn refusal(id: Option<Id>, error: ErrorInfo) -> Vec<u8> {
-    let response = id.map(|id| Response::refuse(id, error));
-    // Error texts and details are short, so this is never beyond the limit.
-    response
-        .and_then(|response| response.encode(&Limits::default()).ok())
+    let Some(id) = id else {
+        return Vec::new();
+    };
+    let limits = Limits::default();
+    let whole = Response::refuse(id.clone(), error).encode(&limits);
+    whole
+        .or_else(|_| {
+            // Our own texts are short. Whatever this one is, its caller must not wait for ever.
+            let text = "the request failed with an error that is too long to be sent";
+            let error = ErrorInfo::new(ErrorCode::Internal, text);
+            Response::refuse(id, error).encode(&limits)
+        })
         .unwrap_or_default()
 }

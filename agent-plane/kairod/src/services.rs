@@ -11,13 +11,15 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use kairo_wire::frame::HEADER_BYTES;
 use kairo_wire::message::{Message, Meta};
-use kairo_wire::{ErrorCode, ErrorInfo, Id, Limits, Request, Response, Value};
+use kairo_wire::{ErrorCode, ErrorInfo, Id, Limits, Request, Response, Value, scan};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::connection::Connection;
 use crate::router::Permission;
+use crate::views::Peer;
 
 /// Services at once.
 pub const MAX_SERVICES: usize = 32;
@@ -25,6 +27,10 @@ pub const MAX_SERVICES: usize = 32;
 pub const MAX_METHODS: usize = 64;
 /// Calls of one service under way.
 pub const MAX_CALLS: usize = 64;
+/// The same of one caller, so that it cannot keep a service from others.
+const MAX_CALLS_OF_ONE: usize = 16;
+/// Longest message, and longest details, of a service's error, bytes.
+const MAX_ERROR_BYTES: usize = 4096;
 /// Calls in a row that were not answered in time, after which a service counts as ailing.
 const AILING_AFTER: u32 = 3;
 /// Namespaces that are the kernel's, also where no method of theirs exists yet.
@@ -73,8 +79,7 @@ pub struct Service {
     pub methods: BTreeMap<String, Served>,
     /// How long a call may take.
     pub timeout: Duration,
-    calls: RefCell<BTreeMap<i64, oneshot::Sender<Response>>>,
-    next_call: Cell<i64>,
+    calls: RefCell<BTreeMap<i64, Waiting>>,
     answered: Cell<u64>,
     late: Cell<u64>,
     late_in_a_row: Cell<u32>,
@@ -107,7 +112,6 @@ impl Service {
             methods,
             timeout,
             calls: RefCell::default(),
-            next_call: Cell::new(1),
             answered: Cell::new(0),
             late: Cell::new(0),
             late_in_a_row: Cell::new(0),
@@ -133,7 +137,7 @@ impl Service {
         method: &str,
         params: Value,
         meta: &Meta,
-        caller: impl Serialize,
+        caller: &Peer,
     ) -> Result<Pending, ErrorInfo> {
         let busy = |text: String| {
             let error = ErrorInfo::new(ErrorCode::Busy, text).reason("service_busy");
@@ -141,31 +145,47 @@ impl Service {
                 .with("service", self.namespace.as_str())
                 .retry(Some(50))
         };
+        let own = |waiting: &&Waiting| waiting.caller == caller.connection;
+        if self.calls.borrow().values().filter(own).count() >= MAX_CALLS_OF_ONE {
+            let text = format!("{MAX_CALLS_OF_ONE} calls of this connection are under way");
+            return Err(busy(text));
+        }
         if self.calls.borrow().len() >= MAX_CALLS {
             return Err(busy(format!(
                 "{} has {MAX_CALLS} calls under way; try again",
                 self.namespace
             )));
         }
-        let number = self.next_call.get();
+        // Of the connection and not of the service: a late answer to one that served before it
+        // must not be taken for an answer to this one's call.
+        let number = self.connection.next_call.get();
         let request = Forwarded {
             id: Id::Number(number),
             method,
             params,
             meta: ForwardedMeta { meta, caller },
         };
-        let frame = request.encode(&Limits::default()).map_err(|error| {
-            let text = format!("the request cannot be passed on: {error}");
+        let limits = Limits::default();
+        let too_large = |why: String| {
+            let text = format!("the request cannot be passed on: {why}");
             ErrorInfo::new(ErrorCode::Limit, text).reason("too_large")
-        })?;
+        };
+        let encoded = request.encode(&limits);
+        let frame = encoded.map_err(|error| too_large(error.to_string()))?;
+        // With the caller in it, it may be more than a service takes.
+        let payload = frame.get(HEADER_BYTES..).unwrap_or_default();
+        let scanned = scan::check(payload, limits.depth, limits.values);
+        scanned.map_err(|error| too_large(error.to_string()))?;
         let outgoing = &self.connection.outgoing;
         if !outgoing.has_room(frame.len()) {
             let text = format!("{} does not read its requests", self.namespace);
             return Err(busy(text));
         }
-        self.next_call.set(number + 1);
+        self.connection.next_call.set(number + 1);
         let (tell, answer) = oneshot::channel();
-        self.calls.borrow_mut().insert(number, tell);
+        let caller = caller.connection;
+        let waiting = Waiting { caller, tell };
+        self.calls.borrow_mut().insert(number, waiting);
         outgoing.push(frame);
         Ok(Pending {
             service: Rc::clone(self),
@@ -179,13 +199,21 @@ impl Service {
         let Id::Number(number) = response.id else {
             return;
         };
-        if let Some(tell) = self.calls.borrow_mut().remove(&number) {
+        if let Some(waiting) = self.calls.borrow_mut().remove(&number) {
             self.answered.set(self.answered.get() + 1);
             self.late_in_a_row.set(0);
             // The caller may just have gone.
-            let _ = tell.send(response);
+            let _ = waiting.tell.send(response);
         }
     }
+}
+
+/// Who waits for the answer to a call.
+#[derive(Debug)]
+struct Waiting {
+    /// The connection of the caller.
+    caller: u64,
+    tell: oneshot::Sender<Response>,
 }
 
 /// A call that a service is working on. Dropped before its answer, the service is told that nobody
@@ -206,7 +234,7 @@ impl Pending {
         let service = Rc::clone(&self.service);
         let namespace = &service.namespace;
         match tokio::time::timeout(service.timeout, &mut self.answer).await {
-            Ok(Ok(response)) => response.into_result(),
+            Ok(Ok(response)) => response.into_result().map_err(within_bounds),
             Ok(Err(_)) => {
                 let text = format!("the process that serves {namespace} ended during the call");
                 let error = ErrorInfo::new(ErrorCode::Unavailable, text);
@@ -245,6 +273,19 @@ impl Drop for Pending {
             self.service.connection.outgoing.push(frame);
         }
     }
+}
+
+/// An error of a service, short enough to be passed on.
+fn within_bounds(mut error: ErrorInfo) -> ErrorInfo {
+    if error.message.len() > MAX_ERROR_BYTES {
+        let end = error.message.floor_char_boundary(MAX_ERROR_BYTES);
+        error.message.truncate(end);
+    }
+    let details = rmp_serde::to_vec(&error.details).map_or(usize::MAX, |bytes| bytes.len());
+    if details > MAX_ERROR_BYTES {
+        error.details = Value::Map(Vec::new());
+    }
+    error
 }
 
 #[derive(Serialize)]

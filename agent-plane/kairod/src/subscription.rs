@@ -21,6 +21,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::connection::Connection;
 use crate::daemon::Daemon;
+use crate::permission::Right;
 use crate::views::Status;
 
 /// Subscriptions of one connection.
@@ -235,7 +236,11 @@ pub async fn deliver_states(
     let mut lost_from: Option<u64> = None;
     loop {
         interval.tick().await;
-        let sample = {
+        // A right that was taken away counts at once.
+        let may_read = daemon.may(&connection, Right::DeviceRead, &device);
+        let sample = if !may_read {
+            None
+        } else {
             let plane = daemon.plane.borrow();
             let found = plane.devices().iter().find(|known| known.id() == device);
             found.map(crate::device::Device::sample)

@@ -67,6 +67,42 @@ fn a_denial_is_written_with_its_rule() {
 }
 
 #[test]
+fn an_act_whose_caller_gives_it_up_is_written_all_the_same() {
+    let system = System::start();
+    let meta = kairo_wire::Meta {
+        deadline_ms: Some(0),
+        ..kairo_wire::Meta::default()
+    };
+    // The stop has left for the real-time plane before its deadline is looked at.
+    let given_up = system.client().call_with_meta::<Value>(
+        "rt.estop",
+        json!({}),
+        Some(meta),
+        support::PATIENCE,
+    );
+    drop(given_up);
+    let written = eventually("the stop is written", || {
+        entries(&system, "rt.estop").into_iter().next()
+    });
+    assert_eq!(written["phase"], "outcome");
+}
+
+#[test]
+fn an_agent_fills_no_log() {
+    let system = System::start_without_rt();
+    let mut agent = system.confined("agent", "noisy");
+    for _ in 0..300 {
+        call(&mut agent, "kernel.confine", json!({"class": "skill"})).unwrap_err();
+    }
+    grant(&system).unwrap();
+    eventually("the grant is written", || {
+        entries(&system, "permission.grant").into_iter().next()
+    });
+    let noise = entries(&system, "kernel.confine");
+    assert!(noise.len() < 60, "{} entries", noise.len());
+}
+
+#[test]
 fn without_a_log_nothing_privileged_happens_and_the_robot_still_moves_and_stops() {
     // A file where the state directory should be: nothing can be kept.
     let system = System::start_with_file("state", "in the way");

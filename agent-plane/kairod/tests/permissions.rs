@@ -128,25 +128,81 @@ fn a_policy_says_how_far_a_command_may_go() {
             "grant_joint"
         );
     }
-    try_it(json!({"mode": "stop"}), 400).unwrap();
+    // A stop is never refused for the sake of a limit.
+    try_it(json!({"mode": "stop"}), 9_000).unwrap();
+    let reset = try_it(json!({"mode": "reset"}), 400).unwrap_err();
+    assert_eq!(reset.reason_name(), "grant_joint");
 }
 
 #[test]
-fn a_confined_connection_never_becomes_more() {
-    let system = System::start();
-    let mut skill = system.confined("skill", "grasp");
-    for class in ["operator", "agent", "driver", "service"] {
-        let refused = call(&mut skill, "kernel.confine", json!({"class": class})).unwrap_err();
-        assert_eq!(refused.reason_name(), "more", "{class}");
+fn only_an_operators_connection_says_what_it_becomes() {
+    // A name and a class are what rules go by: nobody gives itself one.
+    let system = System::start_with_file(
+        "policy.toml",
+        "[[allow]]\nname = 'planner'\ndevices = ['arm']\n\
+         [[deny]]\nclass = 'agent'\nmethods = ['rt.estop']\n",
+    );
+    let mut client = system.client();
+    call(&mut client, "kernel.confine", json!({"class": "agent"})).unwrap();
+    for params in [
+        json!({"class": "agent", "name": "planner"}),
+        json!({"class": "skill"}),
+        json!({"class": "operator"}),
+    ] {
+        let refused = call(&mut client, "kernel.confine", params).unwrap_err();
+        assert_eq!(refused.reason_name(), "more");
     }
-    let hello = call(&mut skill, "kernel.hello", json!({})).unwrap();
-    assert_eq!(hello["identity"]["class"], "skill");
-    assert_eq!(hello["identity"]["name"], "grasp");
-    // The name is what rules deny by, so it stays too.
-    let mut agent = system.confined("agent", "rogue");
-    let params = json!({"class": "agent", "name": "good"});
-    let still = call(&mut agent, "kernel.confine", params).unwrap();
-    assert_eq!(still["name"], "rogue");
+    let refused = call(&mut client, "device.claim", json!({"device": "arm"})).unwrap_err();
+    assert_eq!(refused.reason_name(), "denied");
+    let hello = call(&mut client, "kernel.hello", json!({})).unwrap();
+    assert_eq!(hello["identity"]["class"], "agent");
+    assert_eq!(hello["identity"]["name"], Value::Null);
+}
+
+#[test]
+fn what_is_in_force_does_not_outlive_a_confinement() {
+    let system = System::start();
+    let become_agent = json!({"class": "agent"});
+    let mut holder = system.client();
+    claim(&mut holder);
+    let refused = call(&mut holder, "kernel.confine", become_agent.clone()).unwrap_err();
+    assert_eq!(refused.reason_name(), "in_use");
+    let mut watcher = watching(&system, ">");
+    let refused = call(&mut watcher, "kernel.confine", become_agent).unwrap_err();
+    assert_eq!(refused.reason_name(), "in_use");
+}
+
+#[test]
+fn what_rests_on_a_grant_ends_with_it() {
+    let system = System::start();
+    let mut operator = watching(&system, "kairo.>");
+    let mut agent = system.confined("agent", "brief");
+    let params = json!({
+        "who": {"class": "agent"}, "right": "device.claim", "target": "arm", "reason": "a test",
+        "ttl_s": 1,
+    });
+    call(&mut system.client(), "permission.grant", params).unwrap();
+    let epoch = claim(&mut agent);
+    let ended = event(&mut operator, "kairo.system.device.released");
+    assert_eq!(ended["epoch"], epoch);
+    assert_eq!(ended["cause"], "revoked");
+    let list = call(&mut system.client(), "permission.list", json!({})).unwrap();
+    let rules = list["rules"].as_array().unwrap().iter();
+    let left = rules.filter(|rule| rule["origin"].as_str().unwrap().starts_with("grant"));
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn whoever_may_no_longer_claim_can_still_let_go() {
+    let system = System::start();
+    let mut operator = system.client();
+    let claiming = grant(&mut operator, "device.claim", "arm");
+    let mut agent = system.confined("agent", "polite");
+    claim(&mut agent);
+    // Taken away together with the claim: what is left to release is nothing, and says so.
+    call(&mut operator, "permission.revoke", json!({"id": claiming})).unwrap();
+    let gone = call(&mut agent, "device.release", json!({"device": "arm"})).unwrap_err();
+    assert_eq!(gone.reason_name(), "not_claimed");
 }
 
 #[test]

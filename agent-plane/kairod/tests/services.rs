@@ -203,19 +203,57 @@ fn a_flood_of_calls_is_bounded_and_costs_no_other_method() {
         params: None::<Value>,
         meta: None,
     };
-    // Two connections may have 64 requests under way each; the service takes 64 in all.
-    let mut more = system.raw();
     for id in 0..40 {
-        for stream in [&mut flood, &mut more] {
-            let frame = asking(id).encode(&Limits::default()).unwrap();
-            stream.write_all(&frame).unwrap();
-        }
+        let frame = asking(id).encode(&Limits::default()).unwrap();
+        flood.write_all(&frame).unwrap();
     }
-    for _ in 0..64 {
+    // One caller has sixteen under way, and another's calls come through beside them.
+    for _ in 0..16 {
         vision.asked();
     }
     let mut client = system.client();
-    let busy = call(&mut client, "vision.find", json!({})).unwrap_err();
-    assert_eq!(busy.reason_name(), "service_busy");
-    call(&mut client, "kernel.ping", json!({})).unwrap();
+    let calling = std::thread::spawn(move || {
+        let found = call(&mut client, "vision.find", json!({}));
+        call(&mut client, "kernel.ping", json!({})).unwrap();
+        found
+    });
+    let request = vision.asked();
+    vision.answer(&request, Value::from("here"));
+    assert_eq!(calling.join().unwrap().unwrap(), "here");
+}
+
+#[test]
+fn an_error_of_a_service_however_long_reaches_its_caller() {
+    let system = System::start_without_rt();
+    let mut vision = Vision::register(&system, 60_000);
+    let mut client = system.client();
+    let asking = std::thread::spawn(move || call(&mut client, "vision.find", json!({})));
+    let request = vision.asked();
+    let error = kairo_wire::ErrorInfo::new(ErrorCode::Conflict, "x".repeat(600_000));
+    vision.send(&Response {
+        id: Id::Number(request["id"].as_i64().unwrap()),
+        result: None::<Value>,
+        error: None,
+        error_info: Some(error),
+    });
+    let refused = asking.join().unwrap().unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Conflict);
+    assert!(refused.message.len() < 5_000);
+}
+
+#[test]
+fn an_answer_that_comes_after_the_end_of_a_service_harms_nobody() {
+    let system = System::start_without_rt();
+    let mut vision = Vision::register(&system, 60_000);
+    let mut client = system.client();
+    let asking = std::thread::spawn(move || call(&mut client, "vision.find", json!({})));
+    let request = vision.asked();
+    vision.tell("service.unregister", &json!({}));
+    assert_eq!(
+        asking.join().unwrap().unwrap_err().reason_name(),
+        "service_gone"
+    );
+    vision.answer(&request, Value::from("late"));
+    // The connection is still there.
+    vision.tell("kernel.ping", &json!({}));
 }

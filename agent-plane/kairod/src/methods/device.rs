@@ -18,7 +18,7 @@ use crate::device::ALIAS_PREFIX;
 use crate::device::Device;
 use crate::permission::{DeviceLimits, Right};
 use crate::refusal;
-use crate::router::{Call, Guard, Method, NoParams, Permission};
+use crate::router::{Call, Guard, Method, NoParams, Permission, check_intent};
 use crate::subscription::{Policy, Subscription, deliver_states};
 use crate::views::{DeviceInfo, DeviceSummary};
 
@@ -59,12 +59,10 @@ pub fn methods() -> Vec<Method> {
             claim,
         )
         .audited(Audited::After),
-        Method::guarded(
+        // Needs no right but to have the claim: whoever may no longer claim can still let go.
+        Method::new(
             "device.release",
             Permission::Actuate,
-            guard(Right::DeviceClaim, |params: &ReleaseParams| {
-                id_of(&params.device)
-            }),
             "Gives a claim back; the device takes its safe action.",
             async |call, params| release(&call, &params),
         )
@@ -108,7 +106,15 @@ struct List {
 fn list(call: &Call) -> List {
     let plane = call.daemon.plane.borrow();
     List {
-        devices: plane.devices().iter().map(Device::summary).collect(),
+        devices: plane
+            .devices()
+            .iter()
+            .filter(|device| {
+                let daemon = &call.daemon;
+                daemon.may(&call.connection, Right::DeviceRead, device.id())
+            })
+            .map(Device::summary)
+            .collect(),
     }
 }
 
@@ -143,10 +149,24 @@ async fn claim(call: Call, params: DeviceParams) -> Result<Claimed, ErrorInfo> {
             // that the control loop has not seen the end of: a matter of a tick or two.
             Err(error) if is_lease_ending(&error) && started.elapsed() < CLAIM_TIMEOUT => {
                 tokio::time::sleep(CLAIM_RETRY).await;
+                still_may_claim(&call, id_of(&params.device))?;
             }
             result => return result,
         }
     }
+}
+
+/// Whether what allowed a claim when it was asked for still holds now that it is there: the right,
+/// the intent that it serves, and a kairod that goes on.
+fn still_may_claim(call: &Call, device: &str) -> Result<(), ErrorInfo> {
+    let daemon = &call.daemon;
+    daemon.require(&call.connection, Right::DeviceClaim, device)?;
+    check_intent(daemon, &call.meta)?;
+    if daemon.is_draining() {
+        let error = ErrorInfo::new(ErrorCode::Unavailable, "kairod is stopping; try again");
+        return Err(error.reason("draining").retry(Some(1000)));
+    }
+    Ok(())
 }
 
 /// Whether kairo-rt, and not kairod, said that the device is taken.
@@ -170,9 +190,14 @@ async fn claim_once(call: &Call, params: &DeviceParams) -> Result<Claimed, Error
             return Err(refusal::rt_away());
         }
     };
+    let still = still_may_claim(call, &name);
     let mut plane = call.daemon.plane.borrow_mut();
     // Looked up again: the devices may be others than before the wait.
     let index = plane.find(&name)?;
+    if let Err(error) = still {
+        plane.release(index, call.connection.number, Some(epoch), None)?;
+        return Err(error);
+    }
     plane.serves_intent(index, call.meta.correlation_id.as_ref());
     plane.announce_claim(index, Some(&call.meta));
     Ok(Claimed {
@@ -318,6 +343,18 @@ fn within(limits: &DeviceLimits, mut params: SendParams) -> Result<SendParams, E
             .with("value", value)
             .with("max", max)
     };
+    if params.command.mode == ModeName::Stop {
+        // A stop is never refused for the sake of a limit.
+        params.ttl_ms = limits
+            .ttl_max_ms
+            .map_or(params.ttl_ms, |max| params.ttl_ms.min(max));
+        return Ok(params);
+    }
+    if params.command.mode == ModeName::Reset && limits.joints.is_some() {
+        let text = "a reset means every joint; this caller is granted some";
+        let error = ErrorInfo::new(ErrorCode::PermissionDenied, text);
+        return Err(error.reason("grant_joint"));
+    }
     if let Some(max) = limits.ttl_max_ms
         && params.ttl_ms > max
     {

@@ -174,7 +174,7 @@ fn cancel(call: &Call, params: &CancelParams) -> Canceled {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ConfineParams {
-    /// What it becomes: never more than it is. An agent may become a skill, an operator anything.
+    /// What it becomes.
     class: Class,
     /// The name that rules can mean it by: letters, digits, `_`, `-`, at most 64. It stays.
     name: Option<String>,
@@ -191,11 +191,15 @@ fn confine(call: &Call, params: ConfineParams) -> Result<Peer, ErrorInfo> {
     }
     let identity = &call.connection.identity;
     let before = identity.subject();
+    if before.class.may_confine()
+        && let Some(what) = call.daemon.in_force_of(&call.connection)
+    {
+        // It would stay in force, with rights that the connection has no more.
+        let text = format!("this connection has {what}; confine it before it does anything else");
+        return Err(ErrorInfo::new(ErrorCode::Conflict, text).reason("in_use"));
+    }
     if !identity.confine(params.class, params.name) {
-        let text = format!(
-            "{before} cannot become {}: that would be more",
-            params.class
-        );
+        let text = format!("{before} cannot say what it is; only an operator's connection can");
         return Err(ErrorInfo::new(ErrorCode::PermissionDenied, text).reason("more"));
     }
     Ok(identity.view(call.connection.number))

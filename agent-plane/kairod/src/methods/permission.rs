@@ -211,12 +211,15 @@ fn check(call: &Call, params: &CheckParams) -> Result<Checked, ErrorInfo> {
         },
     };
     let classes = match params.right {
-        Right::MethodCall => call
-            .daemon
-            .router
-            .find(&params.target)?
-            .permission
-            .classes(),
+        Right::MethodCall => match call.daemon.services.find(&params.target) {
+            Some((_, served)) => served.permission.classes(),
+            None => call
+                .daemon
+                .router
+                .find(&params.target)?
+                .permission
+                .classes(),
+        },
         _ => &[],
     };
     let table = call.daemon.permissions.borrow();
@@ -285,7 +288,7 @@ fn grant(call: &Call, params: GrantParams) -> Result<Granted, ErrorInfo> {
     }
     let now = Now::read();
     let daemon = &call.daemon;
-    daemon.permissions.borrow_mut().sweep(now);
+    daemon.sweep_grants();
     if daemon.permissions.borrow().grants().len() >= MAX_GRANTS {
         let text = format!("{MAX_GRANTS} grants are in force; revoke some, or use the policy file");
         return Err(ErrorInfo::new(ErrorCode::Limit, text).reason("grants"));
@@ -314,6 +317,7 @@ fn grant(call: &Call, params: GrantParams) -> Result<Granted, ErrorInfo> {
         daemon.permissions.borrow_mut().revoke(id);
         return Err(error);
     }
+    daemon.grants_changed.notify_one();
     announce(daemon, topics::PERMISSION_GRANTED, id, call);
     Ok(Granted {
         id,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::Audited;
 use crate::events::map;
-use crate::permission::{Class, Right};
+use crate::permission::Right;
 use crate::router::{Call, Method, NoParams, Permission};
 use crate::services::{MAX_METHODS, RESERVED, Served, Service};
 use crate::topics;
@@ -20,8 +20,9 @@ use crate::views::Peer;
 const MAX_NAME_BYTES: usize = 48;
 /// Longest summary, bytes.
 const MAX_SUMMARY_BYTES: usize = 200;
-/// Longest schema, bytes of its JSON.
-const MAX_SCHEMA_BYTES: usize = 16 * 1024;
+/// All schemas of a service together, bytes of their JSON: those of every service and kairod's own
+/// fit into one answer of kernel.introspect.
+const MAX_SCHEMAS_BYTES: usize = 16 * 1024;
 /// How long a call may take at most, ms, and if the service does not say.
 const MAX_TIMEOUT_MS: u64 = 60_000;
 const USUAL_TIMEOUT_MS: u64 = 5_000;
@@ -94,10 +95,7 @@ fn register(call: &Call, params: RegisterParams) -> Result<Registered, ErrorInfo
         let text = format!("{namespace} is a namespace of the kernel; choose another");
         return Err(ErrorInfo::new(ErrorCode::Conflict, text).reason("namespace_reserved"));
     }
-    let subject = call.connection.identity.subject();
-    let own = matches!(subject.class, Class::Service | Class::Driver)
-        && subject.name.as_ref() == Some(&namespace);
-    if !own {
+    if !call.daemon.may_serve(&call.connection, &namespace) {
         let right = Right::ServiceRegister;
         call.daemon.require(&call.connection, right, &namespace)?;
     }
@@ -108,6 +106,7 @@ fn register(call: &Call, params: RegisterParams) -> Result<Registered, ErrorInfo
     }
     let methods = served(&namespace, params.methods)?;
     let names: Vec<String> = methods.keys().cloned().collect();
+    call.connection.has_served.set(true);
     call.daemon.services.add(Service::new(
         namespace.clone(),
         Rc::clone(&call.connection),
@@ -139,6 +138,7 @@ fn served(
         return Err(invalid(text));
     }
     let mut all = BTreeMap::new();
+    let mut schema_bytes = 0;
     for method in methods {
         check_name("method", &method.name)?;
         let name = format!("{namespace}.{}", method.name);
@@ -148,10 +148,11 @@ fn served(
             return Err(invalid(format!("{text} {MAX_SUMMARY_BYTES} bytes")));
         }
         for (what, schema) in [("params", &method.params), ("result", &method.result)] {
-            let bytes = schema.to_string().len();
-            if !schema.is_object() || bytes > MAX_SCHEMA_BYTES {
-                let text = format!("{what} of {name} is to be a JSON Schema of at most");
-                return Err(invalid(format!("{text} {MAX_SCHEMA_BYTES} bytes")));
+            schema_bytes += schema.to_string().len();
+            if !schema.is_object() || schema_bytes > MAX_SCHEMAS_BYTES {
+                let text = format!("{what} of {name} is to be a JSON Schema, all schemas of a");
+                let text = format!("{text} service together of at most {MAX_SCHEMAS_BYTES} bytes");
+                return Err(invalid(text));
             }
         }
         let row = Served {

@@ -19,6 +19,7 @@ pub mod policy;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -65,13 +66,11 @@ impl Class {
         }
     }
 
-    /// Whether a peer of this class may become `other`. Never more than it is: an operator may
-    /// become anything, an agent a skill, and nobody an operator.
-    pub fn may_become(self, other: Self) -> bool {
-        matches!(
-            (self, other),
-            (Self::Operator, _) | (Self::Agent, Self::Agent | Self::Skill)
-        )
+    /// Whether a peer of this class may say what it and its name are from now on. Only who could do
+    /// everything anyway: another class or name may be one that a rule allows more to, or that a
+    /// denial does not mean.
+    pub fn may_confine(self) -> bool {
+        self == Self::Operator
     }
 }
 
@@ -270,10 +269,14 @@ impl Table {
     }
 
     /// Puts back grants that were kept.
-    pub fn restore(&mut self, grants: Vec<grant::Grant>) {
-        let highest = grants.iter().map(|grant| grant.id).max().unwrap_or(0);
-        self.next_grant = self.next_grant.max(highest + 1);
+    pub fn restore(&mut self, grants: Vec<grant::Grant>, next: u64) {
+        self.next_grant = self.next_grant.max(next);
         self.grants = grants;
+    }
+
+    /// The number of the next grant.
+    pub fn next_grant(&self) -> u64 {
+        self.next_grant
     }
 
     /// Adds a grant and gives its id.
@@ -288,6 +291,20 @@ impl Table {
     pub fn revoke(&mut self, id: u64) -> Option<grant::Grant> {
         let at = self.grants.iter().position(|grant| grant.id == id)?;
         Some(self.grants.remove(at))
+    }
+
+    /// How long until the next grant is over; none without one that ends. Looked at once an hour
+    /// at least, because a clock may be set.
+    pub fn next_end(&self, now: grant::Now) -> Option<Duration> {
+        let ends = self.grants.iter().filter_map(|grant| grant.ends);
+        let left = ends.map(|ends| {
+            let wall = ends.wall_s.saturating_sub(now.wall_s);
+            let boot = ends.boot_s.map(|boot| boot.saturating_sub(now.boot_s));
+            wall.min(boot.unwrap_or(wall))
+        });
+        // Both clocks count whole seconds: one more, and it is over for certain.
+        left.min()
+            .map(|left| Duration::from_secs(left.min(3600) + 1))
     }
 
     /// Drops grants that are over at `now`, and gives them.
