@@ -18,7 +18,7 @@ pub const MAX_CONSUMERS: usize = 256;
 /// Patterns of one consumer.
 pub const MAX_PATTERNS: usize = 32;
 /// Longest name, bytes.
-pub const MAX_NAME_BYTES: usize = 128;
+pub const MAX_NAME_BYTES: usize = 192;
 
 /// Where a consumer begins when it is new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

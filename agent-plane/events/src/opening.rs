@@ -142,6 +142,7 @@ fn connect(path: &Path, report: &mut OpenReport) -> Result<Connection, StoreErro
 }
 
 fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    schema::check(connection)?;
     let bytes = std::fs::metadata(path)?.len();
     if bytes <= CHECKED_WHOLE_BYTES {
         let found: String =

@@ -21,6 +21,11 @@ use crate::ticket::Completer;
 pub const MAX_WAITING_EVENTS: usize = 16 * 1024;
 /// Their size.
 pub const MAX_WAITING_BYTES: usize = 32 * 1024 * 1024;
+/// Events for which there is room beyond that when nobody waits for them: facts of the log's owner,
+/// which cannot be refused and said again.
+pub const RESERVED_EVENTS: usize = 2048;
+/// Their size.
+pub const RESERVED_BYTES: usize = 4 * 1024 * 1024;
 /// Events after which a batch is written at once.
 pub const BATCH_EVENTS: usize = 256;
 /// Time after which a batch is written, however small.
@@ -125,7 +130,8 @@ impl Queue {
         self.stamp(&mut state)
     }
 
-    /// Numbers an event and puts it into the queue.
+    /// Numbers an event and puts it into the queue. One that nobody waits for (without `done`) may
+    /// take the room that is kept for such.
     pub fn push_event(
         &self,
         event: NewEvent,
@@ -134,7 +140,7 @@ impl Queue {
     ) -> Result<Stamp, StoreError> {
         let size = event.size_bytes();
         let mut state = self.lock();
-        state.admit(size)?;
+        state.admit(size, done.is_none())?;
         let stamp = self.stamp(&mut state)?;
         let pending = Box::new(Pending { event, stamp, done });
         self.push(state, Command::Append(pending), size, urgent);
@@ -144,7 +150,7 @@ impl Queue {
     /// Puts a job into the queue.
     pub fn push_job(&self, job: Job, urgent: bool) -> Result<(), StoreError> {
         let state = self.lock();
-        state.admit(0)?;
+        state.admit(0, false)?;
         self.push(state, Command::Run(job), 0, urgent);
         Ok(())
     }
@@ -239,12 +245,16 @@ impl Queue {
 }
 
 impl State {
-    fn admit(&self, size: usize) -> Result<(), StoreError> {
+    fn admit(&self, size: usize, posted: bool) -> Result<(), StoreError> {
         if self.closed {
             return Err(StoreError::Closed);
         }
-        let full = self.waiting.len() >= MAX_WAITING_EVENTS
-            || (self.bytes + size > MAX_WAITING_BYTES && !self.waiting.is_empty());
+        let (mut events, mut bytes) = (MAX_WAITING_EVENTS, MAX_WAITING_BYTES);
+        if posted {
+            (events, bytes) = (events + RESERVED_EVENTS, bytes + RESERVED_BYTES);
+        }
+        let full =
+            self.waiting.len() >= events || (self.bytes + size > bytes && !self.waiting.is_empty());
         if full {
             return Err(StoreError::Full {
                 events: self.waiting.len(),
@@ -279,6 +289,7 @@ impl State {
 mod tests {
     use super::*;
     use crate::event::Class;
+    use crate::ticket::ticket;
 
     fn queue() -> Queue {
         Queue::new(1, BLOCK, Clocks::default())
@@ -292,10 +303,12 @@ mod tests {
     fn a_full_queue_refuses_by_name_and_gives_no_number() {
         let queue = queue();
         for _ in 0..MAX_WAITING_EVENTS {
-            queue.push_event(event(), false, None).unwrap();
+            queue.push_event(event(), false, Some(ticket().0)).unwrap();
         }
         let before = queue.next_seq();
-        let refused = queue.push_event(event(), false, None).unwrap_err();
+        let refused = queue
+            .push_event(event(), false, Some(ticket().0))
+            .unwrap_err();
         assert!(matches!(refused, StoreError::Full { events, .. } if events == MAX_WAITING_EVENTS));
         assert_eq!(queue.next_seq(), before);
         // Volatile events do not pass through it.
@@ -306,12 +319,29 @@ mod tests {
     fn the_size_of_what_waits_is_bounded_too() {
         let queue = queue();
         let big = || NewEvent::new("a", "test", vec![0; crate::event::MAX_DATA_BYTES]);
-        let taken = std::iter::repeat_with(|| queue.push_event(big(), false, None))
+        let taken = std::iter::repeat_with(|| queue.push_event(big(), false, Some(ticket().0)))
             .take(64)
             .take_while(Result::is_ok)
             .count();
         assert!((30..=32).contains(&taken), "{taken}");
         assert!(queue.waiting().1 <= MAX_WAITING_BYTES);
+    }
+
+    #[test]
+    fn a_queue_that_others_filled_takes_what_the_owner_of_the_log_posts() {
+        let queue = queue();
+        while queue.push_event(event(), false, Some(ticket().0)).is_ok() {}
+        for _ in 0..RESERVED_EVENTS {
+            queue.push_event(event(), false, None).unwrap();
+        }
+        let refused = queue.push_event(event(), false, None).unwrap_err();
+        assert!(matches!(refused, StoreError::Full { .. }));
+
+        let queue = self::queue();
+        let big = || NewEvent::new("a", "test", vec![0; crate::event::MAX_DATA_BYTES]);
+        while queue.push_event(big(), false, Some(ticket().0)).is_ok() {}
+        queue.push_event(big(), false, None).unwrap();
+        assert!(queue.waiting().1 <= MAX_WAITING_BYTES + RESERVED_BYTES);
     }
 
     #[test]

@@ -158,6 +158,30 @@ fn steps(
     Ok(())
 }
 
+/// That every table and index is the one that the migrations make. A flipped bit in the text of the
+/// schema can leave a database that is sound in itself, and is not this one.
+pub(crate) fn check(connection: &Connection) -> Result<(), StoreError> {
+    let fresh = Connection::open_in_memory()?;
+    steps(&fresh, 0, SCHEMA, MIGRATIONS)?;
+    let mut expected = fresh.prepare("SELECT name, sql FROM sqlite_schema WHERE sql NOT NULL")?;
+    let mut rows = expected.query([])?;
+    while let Some(row) = rows.next()? {
+        let (name, sql): (String, String) = (row.get(0)?, row.get(1)?);
+        let found: Option<String> = connection
+            .query_row(
+                "SELECT sql FROM sqlite_schema WHERE name = ?1",
+                [&name],
+                |row| row.get(0),
+            )
+            .optional()?;
+        if found.as_deref() != Some(sql.as_str()) {
+            let detail = format!("the schema of {name} is not what it was");
+            return Err(StoreError::Corrupt { detail });
+        }
+    }
+    Ok(())
+}
+
 /// A whole and consistent copy of the file, as it is now.
 fn back_up(connection: &Connection, path: &Path, version: u32) -> Result<PathBuf, StoreError> {
     let mut name = path.as_os_str().to_owned();

@@ -93,7 +93,7 @@ fn flipped_bits_are_noticed_wherever_they_are() {
     let place = Place::new();
     let written = sample(&place, 120);
     let whole = std::fs::read(place.path()).unwrap();
-    let seed = std::env::var("KAIRO_SEED").map_or(7, |text| text.parse().unwrap());
+    let seed = std::env::var("KAIRO_SEED").map_or(6, |text| text.parse().unwrap());
     eprintln!("seed {seed}; KAIRO_SEED chooses another");
     let mut chance = Chance(seed);
     for _ in 0..80 {

@@ -1,19 +1,24 @@
 //! The event bus: what was published lately, in memory, in one order, and the log behind it.
 //!
-//! A ring of the newest [`KEPT_EVENTS`]; every subscription reads it at its own pace with a cursor
-//! of its own, so publishing never waits and costs the same however many listen. A subscriber that
-//! falls off the ring is told what it missed, or reads on in the log.
+//! A ring of the newest [`KEPT_EVENTS`] or [`KEPT_BYTES`], encoded; every subscription reads it at
+//! its own pace with a cursor of its own, so publishing never waits and costs the same however many
+//! listen. A subscriber that falls off the ring is told what it missed, or reads on in the log.
 //!
 //! Events are numbered by the log ([`kairo_events`]), which keeps all but the volatile ones. What
 //! kairod itself publishes is delivered at once and written after that; what a client publishes in
 //! a durable class is delivered once it is in the log. So live delivery says nothing about
 //! durability, and is in the order of publication: a number may come after a larger one.
 
+pub mod allowance;
+pub mod encoded;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use allowance::Allowances;
+use encoded::Encoded;
 use kairo_events::{Class, Expected, NewEvent, Salvage, Stamp, StoreError};
 use kairo_wire::{ErrorCode, ErrorInfo, Event, Meta, Value};
 use tokio::sync::{Notify, watch};
@@ -21,15 +26,19 @@ use tokio::sync::{Notify, watch};
 use crate::event_log::{Found as FoundLog, OpenLog, refusal};
 use crate::topics;
 
-/// Events that stay readable for slow subscribers. An event takes about 1 KiB.
+/// Events that stay readable for slow subscribers.
 pub const KEPT_EVENTS: usize = 1024;
+/// What they may take together. The newest event stays, however long it is.
+pub const KEPT_BYTES: usize = 8 * 1024 * 1024;
 
 /// The bus.
 #[derive(Debug)]
 pub struct EventBus {
     /// Tells the events of this run from those of another in their ids, without a log.
     run: String,
-    kept: RefCell<VecDeque<Rc<Event>>>,
+    kept: RefCell<VecDeque<Rc<Encoded>>>,
+    /// What they cost.
+    kept_bytes: Cell<usize>,
     /// Where the ring begins, counted in events that were ever in it.
     oldest: Cell<u64>,
     /// The largest number that has fallen out of the ring.
@@ -37,7 +46,10 @@ pub struct EventBus {
     /// The newest number given out.
     newest_seq: Cell<u64>,
     newest: watch::Sender<u64>,
+    /// Nobody else keeps it over a wait, so that it can be closed at any time.
     log: RefCell<Option<Rc<OpenLog>>>,
+    /// How many logs were attached.
+    logs: watch::Sender<u64>,
     /// Why there is none.
     absent: RefCell<String>,
     /// Whether the log refused what was written last.
@@ -48,13 +60,15 @@ pub struct EventBus {
     pub broken: Notify,
     /// Durable consumers that a subscription reads for.
     pub consumers: RefCell<BTreeSet<String>>,
+    /// How fast clients may publish.
+    pub allowances: RefCell<Allowances>,
 }
 
 /// What lies at a place in the ring.
 #[derive(Debug)]
 pub enum Found {
     /// This event; the next one is at the place plus one.
-    Event(Rc<Event>),
+    Event(Rc<Encoded>),
     /// The events from there up to this one are gone.
     Gone {
         /// The oldest one that is kept.
@@ -64,16 +78,7 @@ pub enum Found {
     End,
 }
 
-/// What a client publishes.
-#[derive(Debug)]
-pub struct Publication {
-    /// The event, with its data.
-    pub event: NewEvent,
-    /// The same data.
-    pub data: Value,
-}
-
-/// What became of it.
+/// What became of an event that a client published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
     /// Its number.
@@ -98,29 +103,32 @@ impl EventBus {
         Self {
             run,
             kept: RefCell::default(),
+            kept_bytes: Cell::new(0),
             oldest: Cell::new(1),
             dropped_seq: Cell::new(0),
             newest_seq: Cell::new(0),
             newest: watch::Sender::new(0),
             log: RefCell::default(),
+            logs: watch::Sender::new(0),
             absent: RefCell::new("kairod has no state directory".into()),
             failing: Cell::new(false),
             had_log: Cell::new(false),
             broken: Notify::new(),
             consumers: RefCell::default(),
+            allowances: RefCell::default(),
         }
     }
 
     /// Publishes a fact of kairod's own. `cause` is the metadata of the request that led to it.
     pub fn publish(&self, topic: &str, data: Value, cause: Option<&Meta>) {
         let class = topics::class(topic);
-        self.publish_as(class, topic, data, cause);
+        self.publish_as(class, topic, &data, cause);
         self.watch_health();
     }
 
-    fn publish_as(&self, class: Class, topic: &str, data: Value, cause: Option<&Meta>) {
+    fn publish_as(&self, class: Class, topic: &str, data: &Value, cause: Option<&Meta>) {
         let cause = cause.cloned().unwrap_or_default();
-        let mut event = NewEvent::new(topic, "kairod", encoded(&data)).class(class);
+        let mut event = NewEvent::new(topic, "kairod", encoded(data)).class(class);
         event.aliases = topics::aliases(topic).into();
         event.correlation_id = cause.correlation_id;
         event.causation_id = cause.causation_id;
@@ -132,7 +140,8 @@ impl EventBus {
             posted.or_else(|_| log.store.number(&event)).ok()
         });
         let stamp = stamp.unwrap_or_else(|| self.own_stamp());
-        self.show(self.event(&event, data, stamp, None));
+        let told = self.told(&event, stamp, None);
+        self.show(Encoded::new(&event, stamp.time_ns, &told));
     }
 
     /// Publishes what a client says. A durable event is delivered, and this returns, when it is in
@@ -140,51 +149,33 @@ impl EventBus {
     ///
     /// # Errors
     /// It breaks a rule, there is no log, or the log refuses it.
-    pub async fn publish_for(
-        self: &Rc<Self>,
-        publication: Publication,
-    ) -> Result<Published, ErrorInfo> {
-        let Publication { event, data } = publication;
+    pub async fn publish_for(self: &Rc<Self>, event: NewEvent) -> Result<Published, ErrorInfo> {
         if event.class == Class::Volatile {
             let log = self.log.borrow().clone();
             let stamp = match log {
                 Some(log) => log.store.number(&event).map_err(|error| refusal(&error))?,
                 None => self.own_stamp(),
             };
-            let shown = self.event(&event, data, stamp, None);
-            let (seq, id) = (shown.seq, shown.id.clone());
-            self.show(shown);
-            return Ok(Published {
-                seq,
-                id,
-                version: None,
-                duplicate: false,
-            });
+            let told = self.told(&event, stamp, None);
+            self.show(Encoded::new(&event, stamp.time_ns, &told));
+            return Ok(told);
         }
-        let log = self.log()?;
-        let (stamp, ticket) = log
-            .store
-            .append(event.clone())
-            .map_err(|error| refusal(&error))?;
+        let appended = self.log()?.store.append(event.clone());
+        let (stamp, ticket) = appended.map_err(|error| refusal(&error))?;
+        let mut told = self.told(&event, stamp, None);
         let bus = Rc::clone(self);
         let shown = tokio::task::spawn_local(async move {
             let appended = ticket.await;
             bus.watch_health();
             let appended = appended.map_err(|error| refusal(&error))?;
-            let shown = bus.event(&event, data, stamp, appended.version);
-            let id = match &event.id {
-                Some(id) => id.clone(),
-                None => log.store.id_of(appended.seq),
-            };
-            if !appended.duplicate {
-                bus.show(shown);
+            told.version = appended.version;
+            if appended.duplicate {
+                // Only an event with an id can be one, so the id is right.
+                (told.seq, told.duplicate) = (appended.seq, true);
+            } else {
+                bus.show(Encoded::new(&event, stamp.time_ns, &told));
             }
-            Ok(Published {
-                seq: appended.seq,
-                id,
-                version: appended.version,
-                duplicate: appended.duplicate,
-            })
+            Ok(told)
         });
         shown.await.unwrap_or_else(|error| {
             let text = format!("publishing was given up: {error}");
@@ -192,7 +183,7 @@ impl EventBus {
         })
     }
 
-    /// The log.
+    /// The log. Not to be kept over a wait: it may have to be closed meanwhile.
     ///
     /// # Errors
     /// There is none.
@@ -207,6 +198,11 @@ impl EventBus {
         })
     }
 
+    /// Tells how many logs there were, and when there is another.
+    pub fn logs(&self) -> watch::Receiver<u64> {
+        self.logs.subscribe()
+    }
+
     /// From now on events are numbered and kept by this log. Ends what an earlier kairod left.
     pub fn attach(&self, found: FoundLog) {
         let FoundLog {
@@ -216,6 +212,7 @@ impl EventBus {
             intents,
         } = found;
         *self.log.borrow_mut() = Some(Rc::new(log));
+        self.logs.send_modify(|count| *count += 1);
         self.failing.set(false);
         if let Some((backup, schema)) = &report.backup {
             let backup = backup.display();
@@ -271,11 +268,12 @@ impl EventBus {
         *self.absent.borrow_mut() = cause.to_string();
         say!("kairod: no event log, what needs one is refused: {cause}");
         let facts = store_facts("absent", cause, 0, None);
-        self.publish_as(Class::Volatile, topics::EVENT_STORE, facts, None);
+        self.publish_as(Class::Volatile, topics::EVENT_STORE, &facts, None);
     }
 
     /// Takes the log away.
     pub fn detach(&self) -> Option<Rc<OpenLog>> {
+        *self.absent.borrow_mut() = "it is being closed, and opened anew".into();
         self.log.borrow_mut().take()
     }
 
@@ -283,8 +281,7 @@ impl EventBus {
     pub fn close(&self, patience: Duration) -> bool {
         match self.detach().map(Rc::try_unwrap) {
             Some(Ok(log)) => log.store.close(patience),
-            // A request still holds it, and is abandoned with the process: what was acknowledged
-            // is in the log.
+            // Somebody holds it over a wait against the rule: what was acknowledged is in the log.
             Some(Err(_)) => false,
             None => true,
         }
@@ -310,7 +307,7 @@ impl EventBus {
         if matches!(failure, Some(StoreError::Corrupt { .. })) {
             self.broken.notify_one();
         }
-        self.publish_as(Class::Volatile, topics::EVENT_STORE, facts, None);
+        self.publish_as(Class::Volatile, topics::EVENT_STORE, &facts, None);
     }
 
     /// A number where no log gives one.
@@ -325,66 +322,58 @@ impl EventBus {
     }
 
     /// Puts an event into the ring.
-    fn show(&self, event: Event) {
+    fn show(&self, event: Encoded) {
         self.newest_seq.set(self.newest_seq.get().max(event.seq));
         let mut kept = self.kept.borrow_mut();
-        if kept.len() == KEPT_EVENTS
+        let mut bytes = self.kept_bytes.get() + event.cost_bytes();
+        while (kept.len() >= KEPT_EVENTS || bytes > KEPT_BYTES)
             && let Some(gone) = kept.pop_front()
         {
+            bytes -= gone.cost_bytes();
             self.oldest.set(self.oldest.get() + 1);
             self.dropped_seq.set(self.dropped_seq.get().max(gone.seq));
         }
+        self.kept_bytes.set(bytes);
         kept.push_back(Rc::new(event));
         drop(kept);
         self.newest.send_replace(self.next_place());
     }
 
     /// The notice that a subscription missed the events `from_seq` up to, not with, `to_seq`.
-    pub fn gap(&self, from_seq: u64, to_seq: u64, lost: u64) -> Event {
+    pub fn gap(&self, from_seq: u64, to_seq: u64, lost: u64) -> Encoded {
         let data = map([
             ("from_seq", Value::from(from_seq)),
             ("to_seq", Value::from(to_seq)),
             ("lost", Value::from(lost)),
         ]);
-        self.notice(topics::EVENT_GAP, data, from_seq)
+        self.notice(topics::EVENT_GAP, &data, from_seq)
     }
 
     /// An event for one subscription alone.
-    pub fn notice(&self, topic: &str, data: Value, seq: u64) -> Event {
-        let event = NewEvent::new(topic, "kairod", Vec::new());
-        let stamp = Stamp {
-            seq,
-            ..self.own_stamp()
-        };
-        let mut notice = self.event(&event, data, stamp, None);
+    pub fn notice(&self, topic: &str, data: &Value, seq: u64) -> Encoded {
+        let event = NewEvent::new(topic, "kairod", encoded(data));
         // The number is that of another event, so the id must not be its id.
         let action = topic.rsplit('.').next().unwrap_or_default();
-        notice.id = format!("{}-{action}-{seq}", self.run);
-        notice
+        let told = Published {
+            seq,
+            id: format!("{}-{action}-{seq}", self.run),
+            version: None,
+            duplicate: false,
+        };
+        Encoded::new(&event, self.own_stamp().time_ns, &told)
     }
 
-    /// An event as it travels.
-    fn event(&self, event: &NewEvent, data: Value, stamp: Stamp, version: Option<u64>) -> Event {
+    /// What is told of an event with this stamp.
+    fn told(&self, event: &NewEvent, stamp: Stamp, version: Option<u64>) -> Published {
         let made = || match &*self.log.borrow() {
             Some(log) => log.store.id_of(stamp.seq),
             None => format!("{}-{}", self.run, stamp.seq),
         };
-        Event {
-            id: event.id.clone().unwrap_or_else(made),
-            topic: event.topic.to_string(),
-            source: event.source.clone(),
-            specversion: "1.0".into(),
-            time: time_text(stamp.time_ns),
-            data,
+        Published {
             seq: stamp.seq,
-            aliases: event.aliases.to_vec(),
-            correlation_id: event.correlation_id.clone(),
-            causation_id: event.causation_id.clone(),
-            traceparent: event.traceparent.clone(),
-            stream: event.stream.clone(),
-            stream_version: version,
-            replay: false,
-            subscription: None,
+            id: event.id.clone().unwrap_or_else(made),
+            version,
+            duplicate: false,
         }
     }
 
@@ -505,6 +494,8 @@ pub fn map<const N: usize>(entries: [(&str, Value); N]) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use kairo_wire::message::Message;
+
     use super::*;
 
     #[test]
@@ -525,6 +516,33 @@ mod tests {
     }
 
     #[test]
+    fn long_events_fall_off_the_ring_by_their_bytes() {
+        let bus = EventBus::new();
+        let long = Value::Binary(vec![0; 256 * 1024]);
+        for _ in 0..100 {
+            bus.publish_as(Class::Volatile, topics::READY, &long, None);
+        }
+        assert!(bus.kept_bytes.get() <= KEPT_BYTES);
+        let kept = bus.kept.borrow().len();
+        assert!((28..=32).contains(&kept), "{kept}");
+        let oldest = 101 - kept as u64;
+        assert!(matches!(bus.at(1), Found::Gone { oldest: found } if found == oldest));
+        // One that is longer than all may be is kept alone.
+        let longest = Value::Binary(vec![0; KEPT_BYTES + 1]);
+        bus.publish_as(Class::Volatile, topics::READY, &longest, None);
+        assert_eq!(bus.kept.borrow().len(), 1);
+        bus.publish(topics::READY, Value::Nil, None);
+        assert_eq!(bus.kept.borrow().len(), 1);
+        let cost: usize = bus
+            .kept
+            .borrow()
+            .iter()
+            .map(|event| event.cost_bytes())
+            .sum();
+        assert_eq!(bus.kept_bytes.get(), cost);
+    }
+
+    #[test]
     fn an_event_carries_the_correlation_of_its_cause() {
         let bus = EventBus::new();
         let cause = Meta {
@@ -535,6 +553,9 @@ mod tests {
         let Found::Event(event) = bus.at(1) else {
             panic!("published");
         };
+        let frame = event.frame("s1").unwrap();
+        let payload = &frame[kairo_wire::frame::HEADER_BYTES..];
+        let event = Event::decode(payload, &kairo_wire::Limits::default()).unwrap();
         assert_eq!(event.correlation_id.as_deref(), Some("c1"));
         assert_eq!(event.aliases, ["kairo.device.claimed"]);
     }

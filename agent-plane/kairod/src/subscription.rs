@@ -118,6 +118,13 @@ impl Subscription {
         self.unacknowledged.borrow_mut().push_back(seq);
     }
 
+    /// Forgets what the consumer was given: it will be given that again. Says behind which number
+    /// it has acknowledged nothing, if it had been given anything.
+    pub fn owe_nothing(&self) -> Option<u64> {
+        let owed = std::mem::take(&mut *self.unacknowledged.borrow_mut());
+        owed.front().map(|first| first.saturating_sub(1))
+    }
+
     /// Events that the consumer was given and has not acknowledged.
     pub fn owed(&self) -> usize {
         self.unacknowledged.borrow().len()
@@ -164,19 +171,35 @@ impl Subscription {
         credit && connection.outgoing.has_room(length)
     }
 
-    /// Delivers a frame, if it may; with `block` once it may. Says whether it was.
-    pub async fn deliver(&self, connection: &Connection, frame: Vec<u8>) -> bool {
-        self.deliver_or_wait(connection, frame, self.policy != Policy::Drop)
-            .await
+    /// Delivers a frame of `length` bytes, if it may; with `block` once it may. It is made only
+    /// then. Says whether it was.
+    pub async fn deliver(
+        &self,
+        connection: &Connection,
+        length: usize,
+        make: impl FnOnce() -> Vec<u8>,
+    ) -> bool {
+        let wait = self.policy != Policy::Drop;
+        self.deliver_or_wait(connection, length, make, wait).await
     }
 
     /// Delivers a frame once it may, whatever the policy: what is read from a disk can wait there.
-    pub async fn deliver_waiting(&self, connection: &Connection, frame: Vec<u8>) {
-        self.deliver_or_wait(connection, frame, true).await;
+    pub async fn deliver_waiting(
+        &self,
+        connection: &Connection,
+        length: usize,
+        make: impl FnOnce() -> Vec<u8>,
+    ) {
+        self.deliver_or_wait(connection, length, make, true).await;
     }
 
-    async fn deliver_or_wait(&self, connection: &Connection, frame: Vec<u8>, wait: bool) -> bool {
-        let length = frame.len();
+    async fn deliver_or_wait(
+        &self,
+        connection: &Connection,
+        length: usize,
+        make: impl FnOnce() -> Vec<u8>,
+        wait: bool,
+    ) -> bool {
         loop {
             let freed = connection.outgoing.freed.notified();
             tokio::pin!(freed);
@@ -185,7 +208,7 @@ impl Subscription {
             if self.may_deliver(connection, length) {
                 let left = self.credit.get();
                 self.credit.set(left.map(|left| left - length as u64));
-                connection.outgoing.push(frame);
+                connection.outgoing.push(make());
                 return true;
             }
             if !wait {
@@ -244,7 +267,8 @@ pub async fn deliver_states(
         let Ok(frame) = chunk.encode(&Limits::default()) else {
             return;
         };
-        if subscription.deliver(&connection, frame).await {
+        let (bytes, make) = (frame.len(), || frame);
+        if subscription.deliver(&connection, bytes, make).await {
             lost_from = None;
         } else {
             lost_from = lost_from.or(Some(offset));

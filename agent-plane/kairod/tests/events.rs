@@ -5,7 +5,10 @@
 
 mod support;
 
-use kairo_wire::{Client, ErrorCode, Event, Incoming};
+use std::io::Write;
+
+use kairo_wire::message::Message;
+use kairo_wire::{Client, ErrorCode, Event, Incoming, Limits, Request};
 use serde_json::{Value, json};
 use support::{PATIENCE, System, call, claim, eventually};
 
@@ -62,7 +65,8 @@ fn what_is_published_reaches_who_listens_and_outlives_a_kill() {
             (json!(event.seq), event.replay),
             (told.last().unwrap().clone(), false)
         );
-        assert!(event.source.starts_with("operator/"), "{}", event.source);
+        let uid = nix::unistd::geteuid();
+        assert_eq!(event.source, format!("operator@{uid}"));
     }
     system.restart_kairod();
     let mut client = system.client();
@@ -238,7 +242,9 @@ fn an_agent_speaks_and_hears_only_where_it_may() {
     publish(&mut operator, "secret.x", json!("hidden"));
     let heard = publish(&mut agent, "agent.planner.said", json!("hello"));
     let event = next_event(&mut agent);
-    assert_eq!((event.seq, event.source.as_str()), (heard, "agent/planner"));
+    let uid = nix::unistd::geteuid();
+    let source = format!("agent/planner@{uid}");
+    assert_eq!((event.seq, event.source), (heard, source));
     let found = query(&mut agent, json!({"topics": ["secret.>", "agent.>"]}));
     assert_eq!(seqs(&found), [heard]);
     // Consumers of others have other names.
@@ -339,6 +345,69 @@ fn a_damaged_log_is_salvaged_at_the_start_and_that_is_told() {
     assert!(publish(&mut client, "app.kept", json!("y")) > seq);
 }
 
+/// Overwrites tables of a log that is in use. Its writer reads them again with its next
+/// transaction, because somebody else has written.
+fn damage(path: &std::path::Path, tables: &[&str]) {
+    let other = kairo_events::rusqlite::Connection::open(path).unwrap();
+    other.busy_timeout(PATIENCE).unwrap();
+    other
+        .execute_batch("UPDATE consumers SET seen_ns = 1")
+        .unwrap();
+    // Until nothing lies in the write-ahead log, from which pages would be read otherwise.
+    eventually("the file is whole", || {
+        let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let busy: i64 = other.query_row(sql, [], |row| row.get(0)).unwrap();
+        (busy == 0).then_some(())
+    });
+    let number = |sql: &str| -> u64 {
+        let number: i64 = other.query_row(sql, [], |row| row.get(0)).unwrap();
+        number.unsigned_abs()
+    };
+    let page_bytes = number("PRAGMA page_size");
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    for table in tables {
+        let sql = format!("SELECT rootpage FROM sqlite_schema WHERE name = '{table}'");
+        let rubbish = vec![0xa5; page_bytes as usize];
+        let at = (number(&sql) - 1) * page_bytes;
+        std::os::unix::fs::FileExt::write_all_at(&file, &rubbish, at).unwrap();
+    }
+}
+
+#[test]
+fn a_log_damaged_at_work_is_opened_anew_under_those_who_read_it() {
+    let system = System::start();
+    let mut client = system.client();
+    let first = publish(&mut client, "job.made", json!(1));
+    let mut worker = system.client();
+    let wanted = json!({"topics": ["job.*"], "consumer": "worker", "from": "start"});
+    let name = subscribe(&mut worker, wanted);
+    assert_eq!(next_event(&mut worker).seq, first);
+    let params = json!({"subscription": name, "seq": first});
+    call(&mut worker, "event.ack", params).unwrap();
+    // It waits for credit that nobody grants.
+    let stalled = json!({"topics": [">"], "credit_bytes": 0});
+    call(&mut client, "event.replay", stalled).unwrap();
+
+    let path = system.directory.path().join("state/events.db");
+    damage(&path, &["events", "consumers"]);
+    let synchronous = json!({"topic": "app.a", "class": "synchronous"});
+    let refused = eventually("it is noticed", || {
+        call(&mut client, "event.publish", synchronous.clone()).err()
+    });
+    assert_eq!(refused.reason_name(), "no_store", "{refused}");
+    let params = json!({"topic": "job.made", "data": 2});
+    let second = eventually("there is a log again", || {
+        call(&mut client, "event.publish", params.clone()).ok()
+    });
+    let second = second["seq"].as_u64().unwrap();
+    assert!(second > first);
+    // The log has lost the consumer; its subscription has not.
+    assert_eq!(next_event(&mut worker).seq, second);
+    let params = json!({"subscription": name, "seq": second});
+    let acknowledged = call(&mut worker, "event.ack", params).unwrap();
+    assert_eq!(acknowledged["cursor"], second);
+}
+
 /// Lets a process write no file beyond `bytes` any more, as a full disk would.
 fn limit_files(pid: u32, bytes: u64) {
     let limit = libc::rlimit {
@@ -382,20 +451,91 @@ fn a_disk_that_fills_up_refuses_durable_events_and_nothing_else() {
     call(&mut client, "event.publish", durable).unwrap();
 }
 
+fn resident_bytes(client: &mut Client) -> u64 {
+    let metrics = call(client, "system.get_metrics", json!({})).unwrap();
+    metrics["kairod"]["resident_bytes"].as_u64().unwrap()
+}
+
+#[test]
+fn a_flood_of_events_costs_a_bounded_amount_whatever_they_hold() {
+    let system = System::start();
+    let mut client = system.client();
+    let mut reader = system.client();
+    subscribe(&mut reader, json!({"topics": ["app.n"]}));
+    let nothing = vec![Value::Null; 60_000];
+    let params = json!({"topic": "app.n", "class": "volatile", "data": nothing});
+    call(&mut client, "event.publish", params.clone()).unwrap();
+    let before = resident_bytes(&mut client);
+    for _ in 0..60 {
+        call(&mut client, "event.publish", params.clone()).unwrap();
+    }
+    let grown = resident_bytes(&mut client).saturating_sub(before);
+    assert!(grown < 64 * 1024 * 1024, "{grown} bytes more");
+    // They are still delivered, as they were published.
+    let got: Vec<Option<u8>> = kairo_wire::message::typed(&next_event(&mut reader).data).unwrap();
+    assert_eq!(got, vec![None; 60_000]);
+}
+
+#[test]
+fn a_name_that_looks_like_a_uid_is_not_somebody_without_a_name() {
+    let system = System::start();
+    let uid = nix::unistd::geteuid();
+    let mut named = system.confined("agent", &format!("uid-{uid}"));
+    let mut nameless = system.client();
+    call(&mut nameless, "kernel.confine", json!({"class": "agent"})).unwrap();
+    let params = json!({"topics": ["app.*"], "consumer": "c"});
+    // One consumer would be busy for the second.
+    subscribe(&mut named, params.clone());
+    subscribe(&mut nameless, params);
+}
+
+#[test]
+fn an_agent_that_floods_is_held_to_a_rate_and_an_operator_is_not() {
+    let system = System::start();
+    let mut operator = system.client();
+    let stream = system.raw();
+    let mut wire = stream.try_clone().unwrap();
+    let mut agent = Client::from_stream(stream).unwrap();
+    let planner = json!({"class": "agent", "name": "planner"});
+    call(&mut agent, "kernel.confine", planner).unwrap();
+    let params = json!({
+        "topic": "agent.planner.said", "class": "volatile", "data": "x".repeat(250 * 1024),
+    });
+    let notification = Request {
+        id: None,
+        method: "event.publish".into(),
+        params: Some(&params),
+        meta: None,
+    };
+    let frame = notification.encode(&Limits::default()).unwrap();
+    let refused = eventually("the refusal", || {
+        // Two seconds' worth, encoded once and without answers: far faster than the rate.
+        for _ in 0..128 {
+            wire.write_all(&frame).unwrap();
+        }
+        call(&mut agent, "event.publish", params.clone()).err()
+    });
+    let said = (refused.code.clone(), refused.reason_name());
+    assert_eq!(said, (ErrorCode::Limit, "publish_rate"), "{refused}");
+    assert!(refused.retry_after_ms.is_some_and(|time_ms| time_ms > 0));
+    call(&mut operator, "event.publish", params).unwrap();
+    // It is a rate, not an end.
+    let short = json!({"topic": "agent.planner.said", "class": "volatile"});
+    eventually("it may speak again", || {
+        call(&mut agent, "event.publish", short.clone()).ok()
+    });
+}
+
 #[test]
 fn one_stalled_reader_of_a_hundred_delays_none_and_costs_a_bounded_amount() {
     let system = System::start();
     let mut client = system.client();
-    let memory = |client: &mut Client| {
-        let metrics = call(client, "system.get_metrics", json!({})).unwrap();
-        metrics["kairod"]["resident_bytes"].as_u64().unwrap()
-    };
     let mut readers: Vec<Client> = (0..100).map(|_| system.client()).collect();
     for reader in &mut readers {
         subscribe(reader, json!({"topics": ["app.n"], "policy": "block"}));
     }
     let text = "x".repeat(2000);
-    let before = memory(&mut client);
+    let before = resident_bytes(&mut client);
     for _ in 0..4 {
         let sent: Vec<u64> = (0..100)
             .map(|_| publish(&mut client, "app.n", json!(text)))
@@ -406,6 +546,6 @@ fn one_stalled_reader_of_a_hundred_delays_none_and_costs_a_bounded_amount() {
             assert_eq!(got, sent);
         }
     }
-    let grown = memory(&mut client).saturating_sub(before);
+    let grown = resident_bytes(&mut client).saturating_sub(before);
     assert!(grown < 32 * 1024 * 1024, "{grown} bytes more");
 }

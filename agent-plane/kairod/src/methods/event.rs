@@ -1,7 +1,7 @@
 //! `event.*` and `stream.*`: publishing, subscribing, asking the log, granting credit, ending.
 
 use std::rc::Rc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use kairo_events::{Class, NewEvent, Pattern, Query, Start};
 use kairo_wire::{ErrorCode, ErrorInfo, Event, Value};
@@ -10,8 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::delivery::{Delivery, From, Reading, ask};
 use crate::event_log::refusal;
-use crate::events::{Publication, encoded, expected, from_log};
-use crate::permission::Right;
+use crate::events::{encoded, expected, from_log};
+use crate::permission::{Class as PeerClass, Right};
 use crate::router::{Call, Guard, Method, Permission};
 use crate::subscription::{Policy, Subscription};
 use crate::topics::{self, MAX_PATTERNS};
@@ -133,12 +133,13 @@ struct PublishResult {
     duplicate: bool,
 }
 
-/// Who publishes, as the event's `source`: what the kernel knows, not what the client says.
+/// Who publishes, as the event's `source`: what the kernel knows, not what the client says. Always
+/// with the uid, so that no name means somebody else.
 fn source(call: &Call) -> String {
     let subject = call.connection.identity.subject();
     match &subject.name {
-        Some(name) => format!("{}/{name}", subject.class),
-        None => format!("{}/uid-{}", subject.class, subject.uid),
+        Some(name) => format!("{}/{name}@{}", subject.class, subject.uid),
+        None => format!("{}@{}", subject.class, subject.uid),
     }
 }
 
@@ -150,6 +151,8 @@ async fn publish(call: Call, params: PublishParams) -> Result<PublishResult, Err
         let text = format!("`data` has {length} bytes as MsgPack, allowed are {MAX_DATA_BYTES}");
         return Err(ErrorInfo::new(ErrorCode::Limit, text).reason("event_too_large"));
     }
+    drop(data);
+    allow(&call, bytes.len())?;
     let mut event = NewEvent::new(&params.topic, &source(&call), bytes).class(match params.class {
         Durability::Volatile => Class::Volatile,
         Durability::Batched => Class::Batched,
@@ -161,17 +164,24 @@ async fn publish(call: Call, params: PublishParams) -> Result<PublishResult, Err
     event.correlation_id = call.meta.correlation_id.clone();
     event.causation_id = call.meta.causation_id.clone();
     event.traceparent = call.meta.traceparent.clone();
-    let published = call
-        .daemon
-        .bus
-        .publish_for(Publication { event, data })
-        .await?;
+    let published = call.daemon.bus.publish_for(event).await?;
     Ok(PublishResult {
         seq: published.seq,
         id: published.id,
         stream_version: published.version,
         duplicate: published.duplicate,
     })
+}
+
+/// Takes an event from what the caller's user may publish. An operator may stop the robot and is
+/// not counted.
+fn allow(call: &Call, bytes: usize) -> Result<(), ErrorInfo> {
+    let subject = call.connection.identity.as_subject();
+    if subject.class == PeerClass::Operator {
+        return Ok(());
+    }
+    let mut allowances = call.daemon.bus.allowances.borrow_mut();
+    allowances.take(subject.uid, bytes, Instant::now())
 }
 
 /// Reads patterns, and refuses a topic that the caller may not see. What a wildcard covers is
@@ -313,10 +323,9 @@ async fn subscribe_consumer(
         _ => Start::Newest,
     };
     let log = call.daemon.bus.log()?;
-    let registered = log
-        .store
-        .register(&name, patterns.clone(), start)
-        .map_err(|error| refusal(&error))?;
+    let registered = log.store.register(&name, patterns.clone(), start);
+    drop(log);
+    let registered = registered.map_err(|error| refusal(&error))?;
     let state = registered.await.map_err(|error| refusal(&error))?;
     let delivery = register(call, params, Some(name), patterns)?;
     let subscription = Rc::clone(&delivery.subscription);
@@ -355,10 +364,9 @@ async fn acknowledge(call: Call, params: AckParams) -> Result<Acknowledged, Erro
         return Err(ErrorInfo::new(ErrorCode::InvalidParams, text).reason("no_consumer"));
     };
     let log = call.daemon.bus.log()?;
-    let ticket = log
-        .store
-        .acknowledge(consumer, params.seq)
-        .map_err(|error| refusal(&error))?;
+    let ticket = log.store.acknowledge(consumer, params.seq);
+    drop(log);
+    let ticket = ticket.map_err(|error| refusal(&error))?;
     let cursor = ticket.await.map_err(|error| refusal(&error))?;
     subscription.settle(cursor);
     Ok(Acknowledged { cursor })
@@ -422,7 +430,6 @@ async fn query(call: Call, params: QueryParams) -> Result<QueryResult, ErrorInfo
         let text = format!("`limit` is {limit}, allowed is 1 to {MAX_LIMIT}");
         return Err(ErrorInfo::new(ErrorCode::InvalidParams, text));
     }
-    let log = call.daemon.bus.log()?;
     let asked = Query {
         after: params.after_seq,
         until: params.until_seq,
@@ -434,7 +441,7 @@ async fn query(call: Call, params: QueryParams) -> Result<QueryResult, ErrorInfo
         limit,
         max_bytes: PAGE_BYTES,
     };
-    let page = ask(&log, asked).await?;
+    let page = ask(&call.daemon.bus, asked).await?;
     let mut result = QueryResult {
         events: Vec::with_capacity(page.events.len()),
         next: page.next,
@@ -499,13 +506,12 @@ struct Replaying {
 
 async fn replay(call: Call, params: ReplayParams) -> Result<Replaying, ErrorInfo> {
     let patterns = patterns(&call, &params.topics)?;
-    let log = call.daemon.bus.log()?;
     // Waits for nothing but the page that tells the newest number.
     let newest = Query {
         after: u64::MAX,
         ..Query::default()
     };
-    let head = ask(&log, newest).await?.head;
+    let head = ask(&call.daemon.bus, newest).await?.head;
     let until = params.until_seq.unwrap_or(head).min(head);
     let intent = call.meta.correlation_id.clone();
     let subscription = Subscription::register_events(
@@ -558,6 +564,7 @@ async fn unsubscribe(call: Call, params: UnsubscribeParams) -> Result<Unsubscrib
     if let (true, Some(consumer)) = (params.forget, &subscription.consumer) {
         let log = call.daemon.bus.log()?;
         let forgotten = log.store.remove_consumer(consumer);
+        drop(log);
         let forgotten = forgotten.map_err(|error| refusal(&error))?.await;
         forgotten.map_err(|error| refusal(&error))?;
     }
