@@ -129,3 +129,24 @@ fn a_killed_kairod_leaves_a_log_that_is_whole() {
     let attempts = attempts.iter().filter(|entry| entry["phase"] == "attempt");
     assert_eq!(attempts.count(), 3);
 }
+
+#[test]
+fn a_long_log_is_read_page_by_page() {
+    let system = System::start_without_rt();
+    let mut operator = system.client();
+    // Each refusal is an entry with as many details as one keeps.
+    let long = "x".repeat(4_000);
+    for _ in 0..300 {
+        call(&mut operator, "intent.cancel", json!({"intent": long})).unwrap_err();
+    }
+    let (mut after, mut found) = (0, 0);
+    eventually("every entry was read", || {
+        let page = json!({"after": after, "limit": 500});
+        let page = call(&mut operator, "permission.audit", page).unwrap();
+        for record in page["records"].as_array().unwrap() {
+            after = record["number"].as_u64().unwrap();
+            found += usize::from(record["record"]["entry"]["act"] == "intent.cancel");
+        }
+        (found == 300 && page["more"] == false).then_some(())
+    });
+}

@@ -14,8 +14,9 @@ use crate::topics::{self, Pattern};
 
 /// Longest reason, bytes.
 const MAX_REASON_BYTES: usize = 256;
-/// Most records in one answer.
+/// Most records in one answer, and most bytes of them as JSON: it fits into a frame.
 const MAX_AUDIT_RECORDS: usize = 500;
+const AUDIT_PAGE_BYTES: usize = 512 * 1024;
 /// Longest time that a grant with an end may last, s: a year.
 const MAX_TTL_S: u64 = 366 * 86_400;
 
@@ -392,13 +393,23 @@ async fn read_audit(call: Call, params: AuditParams) -> Result<AuditPage, ErrorI
     let page = page
         .map_err(|error| unavailable(error.to_string()))?
         .map_err(|error| unavailable(error.to_string()))?;
-    let records = page.records.iter().map(serde_json::to_value);
-    let records: Result<_, _> = records.collect();
-    Ok(AuditPage {
-        records: records.map_err(|error| unavailable(error.to_string()))?,
+    let mut answer = AuditPage {
+        records: Vec::new(),
         more: page.has_more,
         lost: audit.lost(),
-    })
+    };
+    let mut bytes = 0;
+    for record in &page.records {
+        let record =
+            serde_json::to_value(record).map_err(|error| unavailable(error.to_string()))?;
+        bytes += record.to_string().len();
+        if bytes > AUDIT_PAGE_BYTES && !answer.records.is_empty() {
+            answer.more = true;
+            break;
+        }
+        answer.records.push(record);
+    }
+    Ok(answer)
 }
 
 fn announce(daemon: &Daemon, topic: &str, id: u64, call: &Call) {
