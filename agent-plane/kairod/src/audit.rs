@@ -13,13 +13,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use kairo_audit::{
     AppendError, Entry, Log, OpenReport, Options, Outcome, Phase, Position, Who, Why,
 };
-use kairo_wire::{ErrorCode, ErrorInfo, Meta};
+use kairo_wire::{ErrorInfo, Meta};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::connection::Connection;
 use crate::permission::{Decision, Right};
+use crate::reasons::Reason;
 
 /// Name of the log's directory below the state directory.
 const DIRECTORY: &str = "audit";
@@ -86,8 +87,7 @@ impl Audit {
     pub async fn attempt(&self, entry: Entry) -> Result<u64, ErrorInfo> {
         let unavailable = |why: String| {
             let text = format!("this must be audited, and cannot be: {why}");
-            let error = ErrorInfo::new(ErrorCode::Unavailable, text);
-            error.reason("no_audit").retry(Some(1000))
+            Reason::NoAudit.error_retried(text, 1000)
         };
         let Some(log) = &self.log else {
             return Err(unavailable(

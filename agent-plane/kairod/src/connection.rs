@@ -12,9 +12,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use kairo_wire::message::Message;
-use kairo_wire::{
-    Decoder, ErrorCode, ErrorInfo, Frame, FrameKind, Id, Limits, Request, Response, scan,
-};
+use kairo_wire::{Decoder, Frame, FrameKind, Id, Limits, Request, Response, scan};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
@@ -25,6 +23,7 @@ use crate::daemon::Daemon;
 use crate::idempotency;
 use crate::identity::Identity;
 use crate::outgoing::Outgoing;
+use crate::reasons::Reason;
 use crate::router::refusal;
 use crate::subscription::Subscription;
 
@@ -235,7 +234,7 @@ async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, mut socket: Owne
                 Ok(None) => break,
                 Err(error) => {
                     let id = scan::salvage_id(decoder.unfinished_payload());
-                    let error = ErrorInfo::new(ErrorCode::InvalidRequest, error.to_string());
+                    let error = Reason::Malformed.error(error.to_string());
                     connection.outgoing.push(refusal(id, error));
                     return End::Done;
                 }
@@ -250,7 +249,7 @@ async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, mut socket: Owne
                     let id = scan::salvage_id(decoder.unfinished_payload());
                     let seconds = FRAME_TIMEOUT.as_secs();
                     let text = format!("a frame did not arrive whole within {seconds} s");
-                    let error = ErrorInfo::new(ErrorCode::Timeout, text).reason("slow_frame");
+                    let error = Reason::SlowFrame.error(text);
                     connection.outgoing.push(refusal(id, error));
                     return End::Done;
                 }
@@ -271,7 +270,7 @@ async fn take(daemon: &Rc<Daemon>, connection: &Rc<Connection>, frame: &Frame) -
     let refuse = |text: String| {
         let id = scan::salvage_id(&frame.payload);
         let known = id.is_some();
-        let error = ErrorInfo::new(ErrorCode::InvalidRequest, text);
+        let error = Reason::Malformed.error(text);
         connection.outgoing.push(refusal(id, error));
         known
     };
@@ -325,7 +324,7 @@ async fn start(daemon: &Rc<Daemon>, connection: &Rc<Connection>, request: Reques
             .contains_key(&Key::Request(id.clone()))
     {
         let text = format!("a request with the id {id} is under way; give each its own");
-        let error = ErrorInfo::new(ErrorCode::InvalidRequest, text).reason("duplicate_id");
+        let error = Reason::DuplicateId.error(text);
         connection.outgoing.push(refusal(Some(id.clone()), error));
         return;
     }
@@ -359,6 +358,6 @@ async fn start(daemon: &Rc<Daemon>, connection: &Rc<Connection>, request: Reques
 /// The answer to a request that was cancelled.
 fn canceled(id: &Id) -> Vec<u8> {
     let text = "canceled by the caller; what it had done so far stays done";
-    let error = ErrorInfo::new(ErrorCode::Canceled, text).reason("canceled");
+    let error = Reason::Canceled.error(text);
     refusal(Some(id.clone()), error)
 }

@@ -6,14 +6,17 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use kairo_wire::{ErrorCode, ErrorInfo, Meta, Value};
+use kairo_wire::{ErrorInfo, Meta};
 use tokio::sync::Notify;
 
 use crate::audit::{self, Audit};
 use crate::cancellation::{Canceled, cancel_everywhere};
 use crate::connection::Connection;
 use crate::denial::{self, Quotas};
-use crate::events::{EventBus, map};
+use crate::events::EventBus;
+use crate::facts::{
+    AuditFinding, IntentEnded, IntentStarted, PermissionRevoked, ServiceRemoved, Stopping,
+};
 use crate::grant_file::GrantFile;
 use crate::idempotency::Keys;
 use crate::intents::{Intent, Intents, Status};
@@ -21,9 +24,9 @@ use crate::permission::grant::Now;
 use crate::permission::policy::Policy;
 use crate::permission::{Class, Decision, DeviceLimits, Right, Table};
 use crate::plane::{Plane, SharedPlane};
+use crate::reasons::Reason;
 use crate::router::{Permission, Router};
 use crate::services::Services;
-use crate::topics;
 
 /// How often a kairod that ends looks whether it is done.
 const DRAIN_STEP: Duration = Duration::from_millis(5);
@@ -79,8 +82,8 @@ impl Daemon {
         let (audit, findings) = Audit::open(state_dir);
         for finding in &findings.0 {
             say!("kairod: audit: {finding}");
-            let data = map([("finding", Value::from(finding.as_str()))]);
-            bus.publish(topics::AUDIT_FINDING, data, None);
+            let finding = finding.clone();
+            bus.publish(&AuditFinding { finding }, None);
         }
         Self {
             audit,
@@ -120,8 +123,7 @@ impl Daemon {
         // Devices take their safe action now, and not when kairo-rt notices that we are gone.
         self.plane.borrow_mut().close_all();
         self.draining.set(true);
-        self.bus
-            .publish(topics::STOPPING, Value::Map(Vec::new()), None);
+        self.bus.publish(&Stopping {}, None);
         let all =
             || -> Vec<Rc<Connection>> { self.connections.borrow().values().cloned().collect() };
         let until = tokio::time::Instant::now() + patience;
@@ -179,21 +181,18 @@ impl Daemon {
     /// # Errors
     /// See [`Intents::begin`].
     pub fn begin_intent(&self, intent: Intent, meta: &Meta) -> Result<(), ErrorInfo> {
-        let data = map([
-            ("intent", Value::from(intent.id.as_str())),
-            ("name", Value::from(intent.name.as_str())),
-            (
-                "parent",
-                intent.parent.clone().map_or(Value::Nil, Value::from),
-            ),
-            ("owner", Value::from(intent.owner.as_str())),
-        ]);
+        let started = IntentStarted {
+            intent: intent.id.clone(),
+            name: intent.name.clone(),
+            parent: intent.parent.clone(),
+            owner: intent.owner.clone(),
+        };
         let cause = Meta {
             correlation_id: Some(intent.id.clone()),
             ..meta.clone()
         };
         self.intents.borrow_mut().begin(intent)?;
-        self.bus.publish(topics::INTENT_STARTED, data, Some(&cause));
+        self.bus.publish(&started, Some(&cause));
         Ok(())
     }
 
@@ -212,22 +211,19 @@ impl Daemon {
             let Some(intent) = intents.end(&one, status, reason) else {
                 continue;
             };
-            let data = map([
-                ("intent", Value::from(one.as_str())),
-                ("name", Value::from(intent.name.as_str())),
-                (
-                    "parent",
-                    intent.parent.clone().map_or(Value::Nil, Value::from),
-                ),
-                ("status", Value::from(status.name())),
-                ("reason", Value::from(reason)),
-            ]);
+            let fact = IntentEnded {
+                intent: one.clone(),
+                name: Some(intent.name.clone()),
+                parent: intent.parent.clone(),
+                status: status.name(),
+                reason: reason.into(),
+            };
             drop(intents);
             let cause = Meta {
                 correlation_id: Some(one.clone()),
                 ..Meta::default()
             };
-            self.bus.publish(topics::INTENT_ENDED, data, Some(&cause));
+            self.bus.publish(&fact, Some(&cause));
             ended.push(one);
         }
         (ended, canceled)
@@ -245,11 +241,11 @@ impl Daemon {
     /// `connection` serves nothing any more. Gives the namespace that it served.
     pub fn service_gone(&self, connection: &Connection, cause: &str) -> Option<String> {
         let namespace = self.services.remove(connection.number)?;
-        let data = map([
-            ("namespace", Value::from(namespace.as_str())),
-            ("cause", Value::from(cause)),
-        ]);
-        self.bus.publish(topics::SERVICE_REMOVED, data, None);
+        let removed = ServiceRemoved {
+            namespace: namespace.clone(),
+            cause: cause.into(),
+        };
+        self.bus.publish(&removed, None);
         Some(namespace)
     }
 
@@ -265,8 +261,7 @@ impl Daemon {
     ) -> Result<(), ErrorInfo> {
         if permission != Permission::Observe && !connection.identity.is_alive() {
             let text = "the process that made this connection has ended; connect anew";
-            let error = ErrorInfo::new(ErrorCode::PermissionDenied, text);
-            return Err(error.reason("process_ended"));
+            return Err(Reason::ProcessEnded.error(text));
         }
         let classes = permission.classes();
         let decision = self.decide(connection, Right::MethodCall, name, classes);
@@ -284,15 +279,13 @@ impl Daemon {
         let Some(file) = &self.grant_file else {
             let text = "kairod has no state directory, so a grant would not survive a restart; \
                         see `kairo status`";
-            let error = ErrorInfo::new(ErrorCode::Unavailable, text);
-            return Err(error.reason("no_store"));
+            return Err(Reason::NoStateDirectory.error(text));
         };
         let table = self.permissions.borrow();
         file.keep(table.grants(), table.next_grant())
             .map_err(|error| {
                 let text = format!("the grants cannot be written down: {error}");
-                let error = ErrorInfo::new(ErrorCode::Unavailable, text);
-                error.reason("no_store").retry(Some(1000))
+                Reason::NoStore { cause: None }.error_retried(text, 1000)
             })
     }
 
@@ -340,11 +333,11 @@ impl Daemon {
         }
         self.rights_changed();
         for grant in over {
-            let data = map([
-                ("grant", Value::from(grant.id)),
-                ("by", Value::from("its end")),
-            ]);
-            self.bus.publish(topics::PERMISSION_REVOKED, data, None);
+            let revoked = PermissionRevoked {
+                grant: grant.id,
+                by: "its end".into(),
+            };
+            self.bus.publish(&revoked, None);
         }
         if let Err(error) = self.keep_grants() {
             // Ended all the same; after a restart they end again, by the clocks.
@@ -417,8 +410,8 @@ impl Daemon {
         let quotas = self.quotas_of(subject.uid);
         if let Some(untold) = quotas.denials.take(tokio::time::Instant::now()) {
             let number = connection.number;
-            let data = denial::event(number, &subject, right, target, decision, untold);
-            self.bus.publish(topics::PERMISSION_DENIED, data, None);
+            let fact = denial::event(number, &subject, right, target, decision, untold);
+            self.bus.publish(&fact, None);
             let entry = audit::denied(connection, right, target, decision);
             self.audit.note(entry);
         }

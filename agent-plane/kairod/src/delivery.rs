@@ -13,17 +13,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use kairo_events::{Fetched, LostEvents, Page, Pattern, Query, Start, StoreError};
-use kairo_wire::{ErrorInfo, Value};
+use kairo_wire::ErrorInfo;
 use tokio::sync::watch;
 
 use crate::connection::Connection;
 use crate::daemon::Daemon;
 use crate::event_log::refusal;
 use crate::events::encoded::Encoded;
-use crate::events::{EventBus, Found, map};
+use crate::events::{EventBus, Found};
+use crate::facts::EventReplayed;
 use crate::permission::Right;
 use crate::subscription::{Policy, Subscription};
-use crate::topics;
 
 /// Events and bytes of a page on its way to one subscription.
 const PAGE_EVENTS: usize = 128;
@@ -285,13 +285,13 @@ impl Delivery {
             .replay_pages(after, until, &mut events, &mut damaged)
             .await;
         let error = outcome.err().map(|error| error.message);
-        let data = map([
-            ("events", Value::from(events)),
-            ("damaged", Value::from(damaged)),
-            ("until_seq", Value::from(until)),
-            ("error", error.map_or(Value::Nil, Value::from)),
-        ]);
-        let end = self.daemon.bus.notice(topics::EVENT_REPLAYED, &data, until);
+        let replayed = EventReplayed {
+            events,
+            damaged,
+            until_seq: until,
+            error,
+        };
+        let end = self.daemon.bus.notice(&replayed, until);
         self.deliver_anyway(&end).await;
         let name = &self.subscription.name;
         self.connection.subscriptions.borrow_mut().remove(name);

@@ -7,11 +7,12 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use kairo_wire::{ErrorCode, ErrorInfo, Value};
+use kairo_wire::ErrorInfo;
 use tokio::time::Instant;
 
-use crate::events::map;
+use crate::facts::PermissionDenied;
 use crate::permission::{Decision, Right, Subject};
+use crate::reasons::Reason;
 
 /// Denials of a user that make an event each.
 const BURST: u32 = 20;
@@ -75,12 +76,13 @@ pub fn refusal(subject: &Subject, right: Right, target: &str, decision: &Decisio
         rule => format!("rule {rule} denies it"),
     };
     let text = format!("{subject} has no right {right} to {shown:?}: {remedy}");
-    ErrorInfo::new(ErrorCode::PermissionDenied, text)
-        .reason("denied")
-        .with("right", right.name())
-        .with("target", shown)
-        .with("class", subject.class.name())
-        .with("rule", decision.rule.as_ref())
+    let reason = Reason::Denied {
+        right: right.name().into(),
+        target: shown,
+        class: subject.class.name().into(),
+        rule: decision.rule.to_string(),
+    };
+    reason.error(text)
 }
 
 /// The facts of the event.
@@ -91,19 +93,17 @@ pub fn event(
     target: &str,
     decision: &Decision,
     untold: u64,
-) -> Value {
-    let shown: String = target.chars().take(128).collect();
-    let name = subject.name.clone().map_or(Value::Nil, Value::from);
-    map([
-        ("connection", Value::from(connection)),
-        ("class", Value::from(subject.class.name())),
-        ("name", name),
-        ("uid", Value::from(subject.uid)),
-        ("right", Value::from(right.name())),
-        ("target", Value::from(shown)),
-        ("rule", Value::from(decision.rule.as_ref())),
-        ("untold", Value::from(untold)),
-    ])
+) -> PermissionDenied {
+    PermissionDenied {
+        connection,
+        class: subject.class.name(),
+        name: subject.name.clone(),
+        uid: subject.uid,
+        right: right.name(),
+        target: target.chars().take(128).collect(),
+        rule: decision.rule.to_string(),
+        untold,
+    }
 }
 
 #[cfg(test)]

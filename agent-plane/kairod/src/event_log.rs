@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use kairo_events::projection::{self, Claim, Claims, Intent, Intents};
 use kairo_events::{LogReader, Options, Store, StoreError};
-use kairo_wire::{ErrorCode, ErrorInfo};
+use kairo_wire::ErrorInfo;
 use tokio::sync::{oneshot, watch};
 
 use crate::events::EventBus;
+use crate::reasons::Reason;
 
 /// Name of the file in the state directory.
 const FILE_NAME: &str = "events.db";
@@ -124,22 +125,20 @@ async fn close(log: Rc<OpenLog>) {
 /// The public refusal for what the log says.
 pub fn refusal(error: &StoreError) -> ErrorInfo {
     let text = error.to_string();
-    let new = |code: ErrorCode, reason: &str| ErrorInfo::new(code, text.clone()).reason(reason);
-    match error {
-        StoreError::Full { .. } => new(ErrorCode::Busy, "queue_full").retry(Some(10)),
-        StoreError::VersionConflict { actual, .. } => {
-            new(ErrorCode::Conflict, "stream_version").with("actual", *actual)
-        }
-        StoreError::IdConflict { seq, .. } => {
-            new(ErrorCode::Conflict, "event_id").with("seq", *seq)
-        }
-        StoreError::Invalid { what, .. } => {
-            ErrorInfo::new(ErrorCode::InvalidParams, text.clone()).with("part", *what)
-        }
-        StoreError::Limit { what, .. } => new(ErrorCode::Limit, "events").with("what", *what),
-        StoreError::UnknownConsumer { .. } => new(ErrorCode::NotFound, "unknown_consumer"),
-        StoreError::Unacknowledged { .. } => new(ErrorCode::Conflict, "unacknowledged"),
-        StoreError::Internal { .. } => ErrorInfo::new(ErrorCode::Internal, text),
+    let reason = match error {
+        StoreError::Full { .. } => return Reason::QueueFull.error_retried(text, 10),
+        StoreError::VersionConflict { actual, .. } => Reason::StreamVersion { actual: *actual },
+        StoreError::IdConflict { seq, .. } => Reason::EventId { seq: *seq },
+        StoreError::Invalid { what, .. } => Reason::InvalidValue {
+            method: None,
+            part: Some((*what).to_string()),
+        },
+        StoreError::Limit { what, .. } => Reason::Events {
+            what: (*what).to_string(),
+        },
+        StoreError::UnknownConsumer { .. } => Reason::UnknownConsumer,
+        StoreError::Unacknowledged { .. } => Reason::Unacknowledged,
+        StoreError::Internal { .. } => Reason::Internal,
         _ => {
             let cause = match error {
                 StoreError::DiskFull { .. } => "disk_full",
@@ -149,8 +148,9 @@ pub fn refusal(error: &StoreError) -> ErrorInfo {
                 StoreError::Closed => "closed",
                 _ => "io",
             };
-            let refusal = new(ErrorCode::Unavailable, "no_store");
-            refusal.with("cause", cause).retry(Some(1000))
+            let cause = Some(cause.to_string());
+            return Reason::NoStore { cause }.error_retried(text, 1000);
         }
-    }
+    };
+    reason.error(text)
 }

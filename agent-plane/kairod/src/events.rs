@@ -20,10 +20,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use allowance::Allowances;
 use encoded::Encoded;
 use kairo_events::{Class, Expected, NewEvent, Salvage, Stamp, StoreError};
-use kairo_wire::{ErrorCode, ErrorInfo, Event, Meta, Value};
+use kairo_wire::{ErrorInfo, Event, Meta, Value};
 use tokio::sync::{Notify, watch};
 
 use crate::event_log::{Found as FoundLog, OpenLog, refusal};
+use crate::facts::{DeviceReleased, EventGap, EventStore, Fact, IntentEnded, LostRange};
+use crate::intents::Status;
+use crate::reasons::Reason;
 use crate::topics;
 
 /// Events that stay readable for slow subscribers.
@@ -120,16 +123,15 @@ impl EventBus {
     }
 
     /// Publishes a fact of kairod's own. `cause` is the metadata of the request that led to it.
-    pub fn publish(&self, topic: &str, data: Value, cause: Option<&Meta>) {
-        let class = topics::class(topic);
-        self.publish_as(class, topic, &data, cause);
+    pub fn publish<F: Fact>(&self, fact: &F, cause: Option<&Meta>) {
+        self.publish_as(F::TOPIC.class, fact, cause);
         self.watch_health();
     }
 
-    fn publish_as(&self, class: Class, topic: &str, data: &Value, cause: Option<&Meta>) {
+    fn publish_as<F: Fact>(&self, class: Class, fact: &F, cause: Option<&Meta>) {
         let cause = cause.cloned().unwrap_or_default();
-        let mut event = NewEvent::new(topic, "kairod", encoded(data)).class(class);
-        event.aliases = topics::aliases(topic).into();
+        let mut event = new_event(fact).class(class);
+        event.aliases = topics::aliases(F::TOPIC.name).into();
         event.correlation_id = cause.correlation_id;
         event.causation_id = cause.causation_id;
         event.traceparent = cause.traceparent;
@@ -179,7 +181,7 @@ impl EventBus {
         });
         shown.await.unwrap_or_else(|error| {
             let text = format!("publishing was given up: {error}");
-            Err(ErrorInfo::new(ErrorCode::Internal, text))
+            Err(Reason::Internal.error(text))
         })
     }
 
@@ -190,11 +192,8 @@ impl EventBus {
     pub fn log(&self) -> Result<Rc<OpenLog>, ErrorInfo> {
         self.log.borrow().clone().ok_or_else(|| {
             let text = format!("the event log is not there: {}", self.absent.borrow());
-            let error = ErrorInfo::new(ErrorCode::Unavailable, text);
-            error
-                .reason("no_store")
-                .with("cause", "absent")
-                .retry(Some(1000))
+            let cause = Some("absent".to_string());
+            Reason::NoStore { cause }.error_retried(text, 1000)
         })
     }
 
@@ -228,35 +227,32 @@ impl EventBus {
         } else {
             "ready"
         };
-        self.publish(
-            topics::EVENT_STORE,
-            store_facts(state, "", report.head, report.salvage.as_ref()),
-            None,
-        );
+        let facts = store_facts(state, "", report.head, report.salvage.as_ref());
+        self.publish(&facts, None);
         if self.had_log.replace(true) {
             return;
         }
         for claim in claims {
-            let data = map([
-                ("device", Value::from(claim.device.as_str())),
-                ("epoch", Value::from(claim.epoch)),
-                ("cause", Value::from("kairod_restarted")),
-            ]);
-            self.publish(topics::DEVICE_RELEASED, data, None);
+            let released = DeviceReleased {
+                device: claim.device,
+                epoch: claim.epoch,
+                cause: "kairod_restarted".into(),
+            };
+            self.publish(&released, None);
         }
         for intent in intents {
-            let data = map([
-                ("intent", Value::from(intent.intent.as_str())),
-                ("name", Value::Nil),
-                ("parent", intent.parent.map_or(Value::Nil, Value::from)),
-                ("status", Value::from("interrupted")),
-                ("reason", Value::from("kairod ended without a word")),
-            ]);
+            let ended = IntentEnded {
+                intent: intent.intent.clone(),
+                name: None,
+                parent: intent.parent,
+                status: Status::Interrupted.name(),
+                reason: "kairod ended without a word".into(),
+            };
             let cause = Meta {
                 correlation_id: Some(intent.intent),
                 ..Meta::default()
             };
-            self.publish(topics::INTENT_ENDED, data, Some(&cause));
+            self.publish(&ended, Some(&cause));
         }
     }
 
@@ -268,7 +264,7 @@ impl EventBus {
         *self.absent.borrow_mut() = cause.to_string();
         say!("kairod: no event log, what needs one is refused: {cause}");
         let facts = store_facts("absent", cause, 0, None);
-        self.publish_as(Class::Volatile, topics::EVENT_STORE, &facts, None);
+        self.publish_as(Class::Volatile, &facts, None);
     }
 
     /// Takes the log away.
@@ -307,7 +303,7 @@ impl EventBus {
         if matches!(failure, Some(StoreError::Corrupt { .. })) {
             self.broken.notify_one();
         }
-        self.publish_as(Class::Volatile, topics::EVENT_STORE, &facts, None);
+        self.publish_as(Class::Volatile, &facts, None);
     }
 
     /// A number where no log gives one.
@@ -341,19 +337,19 @@ impl EventBus {
 
     /// The notice that a subscription missed the events `from_seq` up to, not with, `to_seq`.
     pub fn gap(&self, from_seq: u64, to_seq: u64, lost: u64) -> Encoded {
-        let data = map([
-            ("from_seq", Value::from(from_seq)),
-            ("to_seq", Value::from(to_seq)),
-            ("lost", Value::from(lost)),
-        ]);
-        self.notice(topics::EVENT_GAP, &data, from_seq)
+        let gap = EventGap {
+            from_seq,
+            to_seq,
+            lost,
+        };
+        self.notice(&gap, from_seq)
     }
 
     /// An event for one subscription alone.
-    pub fn notice(&self, topic: &str, data: &Value, seq: u64) -> Encoded {
-        let event = NewEvent::new(topic, "kairod", encoded(data));
+    pub fn notice<F: Fact>(&self, fact: &F, seq: u64) -> Encoded {
+        let event = new_event(fact);
         // The number is that of another event, so the id must not be its id.
-        let action = topic.rsplit('.').next().unwrap_or_default();
+        let action = F::TOPIC.name.rsplit('.').next().unwrap_or_default();
         let told = Published {
             seq,
             id: format!("{}-{action}-{seq}", self.run),
@@ -411,30 +407,32 @@ impl EventBus {
     }
 }
 
-fn store_facts(state: &str, cause: &str, head: u64, salvage: Option<&Salvage>) -> Value {
+/// An event of kairod's own.
+fn new_event<F: Fact>(fact: &F) -> NewEvent {
+    // Facts are plain structs: writing them into memory does not fail.
+    let data = rmp_serde::to_vec_named(fact).unwrap_or_default();
+    NewEvent::new(F::TOPIC.name, "kairod", data)
+}
+
+fn store_facts(
+    state: &'static str,
+    cause: &str,
+    head_seq: u64,
+    salvage: Option<&Salvage>,
+) -> EventStore {
     let lost = salvage.map_or(&[][..], |salvage| &salvage.lost);
     // The newest ones say the most; a file with more damages is in its quarantine to look at.
-    let lost = lost.iter().rev().take(16).map(|(from, to)| {
-        map([
-            ("from_seq", Value::from(*from)),
-            ("to_seq", Value::from(*to)),
-        ])
-    });
-    let damaged = salvage.map_or(0, |salvage| salvage.damaged_rows);
-    map([
-        ("state", Value::from(state)),
-        (
-            "cause",
-            Value::from(salvage.map_or(cause, |salvage| salvage.damage.as_str())),
-        ),
-        ("head_seq", Value::from(head)),
-        (
-            "salvaged",
-            salvage.map_or(Value::Nil, |salvage| Value::from(salvage.events)),
-        ),
-        ("damaged", Value::from(damaged)),
-        ("lost", Value::Array(lost.collect())),
-    ])
+    let lost = lost.iter().rev().take(16);
+    let lost = lost.map(|&(from_seq, to_seq)| LostRange { from_seq, to_seq });
+    let cause = salvage.map_or(cause, |salvage| salvage.damage.as_str());
+    EventStore {
+        state,
+        cause: cause.into(),
+        head_seq,
+        salvaged: salvage.map(|salvage| salvage.events),
+        damaged: salvage.map_or(0, |salvage| salvage.damaged_rows),
+        lost: lost.collect(),
+    }
 }
 
 /// Wall time as RFC 3339.
@@ -486,24 +484,24 @@ pub const fn expected(version: Option<u64>) -> Expected {
     }
 }
 
-/// A map with text keys.
-pub fn map<const N: usize>(entries: [(&str, Value); N]) -> Value {
-    let entries = entries.into_iter();
-    Value::Map(entries.map(|(key, value)| (key.into(), value)).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use kairo_wire::message::Message;
 
     use super::*;
+    use crate::facts::{AuditFinding, DeviceClaimed, Ready};
+
+    fn finding(bytes: usize) -> AuditFinding {
+        let finding = "x".repeat(bytes);
+        AuditFinding { finding }
+    }
 
     #[test]
     fn events_are_numbered_and_old_ones_are_gone() {
         let bus = EventBus::new();
         assert!(matches!(bus.at(1), Found::End));
         for _ in 0..KEPT_EVENTS + 3 {
-            bus.publish(topics::READY, Value::Nil, None);
+            bus.publish(&Ready {}, None);
         }
         assert!(matches!(bus.at(1), Found::Gone { oldest: 4 }));
         let Found::Event(event) = bus.at(5) else {
@@ -518,9 +516,9 @@ mod tests {
     #[test]
     fn long_events_fall_off_the_ring_by_their_bytes() {
         let bus = EventBus::new();
-        let long = Value::Binary(vec![0; 256 * 1024]);
+        let long = finding(256 * 1024);
         for _ in 0..100 {
-            bus.publish_as(Class::Volatile, topics::READY, &long, None);
+            bus.publish_as(Class::Volatile, &long, None);
         }
         assert!(bus.kept_bytes.get() <= KEPT_BYTES);
         let kept = bus.kept.borrow().len();
@@ -528,10 +526,10 @@ mod tests {
         let oldest = 101 - kept as u64;
         assert!(matches!(bus.at(1), Found::Gone { oldest: found } if found == oldest));
         // One that is longer than all may be is kept alone.
-        let longest = Value::Binary(vec![0; KEPT_BYTES + 1]);
-        bus.publish_as(Class::Volatile, topics::READY, &longest, None);
+        let longest = finding(KEPT_BYTES + 1);
+        bus.publish_as(Class::Volatile, &longest, None);
         assert_eq!(bus.kept.borrow().len(), 1);
-        bus.publish(topics::READY, Value::Nil, None);
+        bus.publish(&Ready {}, None);
         assert_eq!(bus.kept.borrow().len(), 1);
         let cost: usize = bus
             .kept
@@ -549,7 +547,14 @@ mod tests {
             correlation_id: Some("c1".into()),
             ..Meta::default()
         };
-        bus.publish(topics::DEVICE_CLAIMED, Value::Nil, Some(&cause));
+        let claimed = DeviceClaimed {
+            device: "arm".into(),
+            epoch: 1,
+            connection: 1,
+            pid: 1,
+            uid: 0,
+        };
+        bus.publish(&claimed, Some(&cause));
         let Found::Event(event) = bus.at(1) else {
             panic!("published");
         };

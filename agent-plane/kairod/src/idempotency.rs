@@ -11,10 +11,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use kairo_wire::{ErrorCode, ErrorInfo, Value};
+use kairo_wire::{ErrorInfo, Value};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::reasons::Reason;
 
 /// Longest key, bytes.
 pub const MAX_KEY_BYTES: usize = 128;
@@ -126,7 +128,7 @@ impl Keys {
                 "idempotency_key has {} bytes, allowed is 1 to {MAX_KEY_BYTES}",
                 key.len()
             );
-            return Err(ErrorInfo::new(ErrorCode::Limit, text).reason("idempotency_key"));
+            return Err(Reason::IdempotencyKeyLength.error(text));
         }
         let mut owners = self.owners.borrow_mut();
         if !owners.contains_key(owner) && owners.len() >= MAX_OWNERS {
@@ -137,8 +139,7 @@ impl Keys {
             });
             if owners.len() >= MAX_OWNERS {
                 let text = "too many callers use idempotency keys; try again later";
-                let error = ErrorInfo::new(ErrorCode::Limit, text).reason("idempotency_keys");
-                return Err(error.retry(Some(1000)));
+                return Err(Reason::IdempotencyKeys.error_retried(text, 1000));
             }
         }
         let own = owners.entry(owner.to_string()).or_default();
@@ -146,7 +147,7 @@ impl Keys {
         if let Some(entry) = own.entries.get(key) {
             if entry.fingerprint != fingerprint {
                 let text = "this idempotency_key was used for another request; use a new one";
-                return Err(ErrorInfo::new(ErrorCode::Conflict, text).reason("idempotency_key"));
+                return Err(Reason::IdempotencyKeyReused.error(text));
             }
             return Ok(match &entry.state {
                 State::Running(ended) => Begin::Running(Rc::clone(ended)),
@@ -159,8 +160,7 @@ impl Keys {
                  use them for what must not happen twice only",
                 KEPT_FOR.as_secs()
             );
-            let error = ErrorInfo::new(ErrorCode::Limit, text).reason("idempotency_keys");
-            return Err(error.retry(Some(1000)));
+            return Err(Reason::IdempotencyKeys.error_retried(text, 1000));
         }
         let state = State::Running(Rc::default());
         let entry = Entry { fingerprint, state };
@@ -224,6 +224,8 @@ impl Drop for Ticket {
 
 #[cfg(test)]
 mod tests {
+    use kairo_wire::ErrorCode;
+
     use super::*;
 
     fn first(keys: &Rc<Keys>, owner: &str, key: &str, print: u8) -> Ticket {

@@ -7,10 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use kairo_wire::{ErrorCode, ErrorInfo};
+use kairo_wire::ErrorInfo;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
+
+use crate::reasons::Reason;
 
 /// Intents that have not ended, of all callers.
 const MAX_LIVE: usize = 1024;
@@ -102,7 +104,7 @@ impl Intents {
     /// # Errors
     /// There are too many, the parent is not live, or the tree would be too deep.
     pub fn begin(&mut self, intent: Intent) -> Result<(), ErrorInfo> {
-        let limit = |text: String| ErrorInfo::new(ErrorCode::Limit, text).reason("intents");
+        let limit = |text: String| Reason::Intents.error(text);
         let of_owner = self
             .live
             .values()
@@ -199,8 +201,8 @@ impl Intents {
         match self.ended.iter().find(|ended| ended.id == id) {
             Some(ended) => {
                 let text = format!("intent {id} has ended: {}", ended.status.name());
-                let error = ErrorInfo::new(ErrorCode::Conflict, text).reason("intent_ended");
-                error.with("status", ended.status.name())
+                let status = ended.status.name().to_string();
+                Reason::IntentEnded { status }.error(text)
             }
             None => unknown(id),
         }
@@ -226,11 +228,13 @@ impl Intent {
 fn unknown(id: &str) -> ErrorInfo {
     let shown: String = id.chars().take(64).collect();
     let text = format!("there is no intent {shown:?}; see intent.list");
-    ErrorInfo::new(ErrorCode::NotFound, text).reason("unknown_intent")
+    Reason::UnknownIntent { intent: shown }.error(text)
 }
 
 #[cfg(test)]
 mod tests {
+    use kairo_wire::ErrorCode;
+
     use super::*;
 
     fn begin(intents: &mut Intents, id: &str, parent: Option<&str>) -> Result<(), ErrorInfo> {

@@ -22,6 +22,7 @@ mod denial;
 mod device;
 mod event_log;
 mod events;
+mod facts;
 mod grant_file;
 mod idempotency;
 mod identity;
@@ -33,6 +34,7 @@ mod outgoing;
 mod permission;
 mod plane;
 mod readiness;
+mod reasons;
 mod refusal;
 mod router;
 mod server;
@@ -130,9 +132,7 @@ async fn run(arguments: &Arguments, policy: Policy) -> anyhow::Result<()> {
     tokio::task::spawn_local(async move { link::keep(plane, &rt_path).await });
     say!("kairod: serving {}", socket.path().display());
     supervisor.send("READY=1");
-    daemon
-        .bus
-        .publish(topics::READY, rmpv::Value::Map(Vec::new()), None);
+    daemon.bus.publish(&facts::Ready {}, None);
 
     tokio::select! {
         () = socket.accept(&daemon) => {}

@@ -14,15 +14,19 @@ use kairo_link::control::{Request, Welcome};
 use kairo_link::operator::DeviceFailsafe;
 use kairo_link::ring::PushError;
 use kairo_link::stats::Stats;
-use kairo_wire::{ErrorCode, ErrorInfo, Meta, Value};
+use kairo_wire::{ErrorInfo, Meta};
 use tokio::sync::oneshot;
 
 use crate::claim::{Claim, Draft};
 use crate::device::{ALIAS_PREFIX, Device, Standing};
-use crate::events::{EventBus, map};
+use crate::events::EventBus;
+use crate::facts::{
+    DeviceAdded, DeviceClaimed, DeviceDegraded, DeviceReleased, DeviceRemoved, DeviceSafe,
+    RtConnected, RtFailsafe, RtLost,
+};
 use crate::link::Session;
+use crate::reasons::Reason;
 use crate::refusal;
-use crate::topics;
 use crate::views::{Peer, Status};
 
 /// Ended claims that are remembered, to tell a late command why its epoch is stale.
@@ -119,15 +123,15 @@ impl Plane {
         self.devices = devices;
         self.welcome = welcome;
         let said = &self.welcome;
-        let data = map([
-            ("robot", Value::from(said.robot.as_str())),
-            ("build", Value::from(said.build.as_str())),
-            ("armed", Value::from(said.armed)),
-        ]);
-        self.bus.publish(topics::RT_CONNECTED, data, None);
+        let connected = RtConnected {
+            robot: said.robot.clone(),
+            build: said.build.clone(),
+            armed: said.armed,
+        };
+        self.bus.publish(&connected, None);
         for device in &self.devices {
             if device.description.present {
-                self.bus.publish(topics::DEVICE_ADDED, added(device), None);
+                self.bus.publish(&added(device), None);
             }
         }
     }
@@ -144,8 +148,8 @@ impl Plane {
             self.free(index, "rt_lost", None);
             self.devices[index].detach();
         }
-        let data = map([("cause", Value::from(cause))]);
-        self.bus.publish(topics::RT_LOST, data, None);
+        let cause = cause.to_string();
+        self.bus.publish(&RtLost { cause }, None);
     }
 
     /// Asks for a lease on a device.
@@ -214,16 +218,14 @@ impl Plane {
         };
         device.failsafe = failsafe;
         let now = &device.failsafe;
-        let live = now.live.iter().map(|cause| Value::from(cause.as_str()));
-        let estop = now.live.iter().any(|cause| cause == "estop");
-        let data = map([
-            ("device", Value::from(device.id())),
-            ("action", Value::from(now.action.as_str())),
-            ("cause", Value::from(now.cause.as_str())),
-            ("live", Value::Array(live.collect())),
-            ("estop", Value::from(estop)),
-        ]);
-        self.bus.publish(topics::RT_FAILSAFE, data, None);
+        let decided = RtFailsafe {
+            device: device.id().into(),
+            action: now.action.clone(),
+            cause: now.cause.clone(),
+            live: now.live.clone(),
+            estop: now.live.iter().any(|cause| cause == "estop"),
+        };
+        self.bus.publish(&decided, None);
     }
 
     /// kairo-rt gave a lease.
@@ -263,17 +265,10 @@ impl Plane {
             if code == "ring_corrupt" {
                 self.break_link();
             }
-            let known = match code {
-                "busy" => ErrorCode::Busy,
-                "no_such_device" => ErrorCode::NotFound,
-                "limit" => ErrorCode::Limit,
-                "estopped" => ErrorCode::Conflict,
-                _ => ErrorCode::Unavailable,
-            };
             let text = format!("the real-time plane refuses {name:?}: {reason}");
-            let error = ErrorInfo::new(known, text).reason(code);
+            let error = refusal::lease_refused(code, name).error(text);
             // Whoever asked may have gone.
-            let _ = answer.send(Err(error.with("device", name)));
+            let _ = answer.send(Err(error));
         }
     }
 
@@ -281,14 +276,14 @@ impl Plane {
     pub fn announce_claim(&self, index: usize, cause: Option<&Meta>) {
         let device = &self.devices[index];
         if let Standing::Held(claim) = &device.standing {
-            let data = map([
-                ("device", Value::from(device.id())),
-                ("epoch", Value::from(claim.epoch)),
-                ("connection", Value::from(claim.holder.connection)),
-                ("pid", Value::from(claim.holder.pid)),
-                ("uid", Value::from(claim.holder.uid)),
-            ]);
-            self.bus.publish(topics::DEVICE_CLAIMED, data, cause);
+            let claimed = DeviceClaimed {
+                device: device.id().into(),
+                epoch: claim.epoch,
+                connection: claim.holder.connection,
+                pid: claim.holder.pid,
+                uid: claim.holder.uid,
+            };
+            self.bus.publish(&claimed, cause);
         }
     }
 
@@ -341,9 +336,7 @@ impl Plane {
             Err(PushError::Full) => {
                 let text = "the real-time plane has not taken the commands sent before; \
                     send more slowly";
-                Err(ErrorInfo::new(ErrorCode::Limit, text)
-                    .reason("too_many_commands")
-                    .retry(Some(50)))
+                Err(Reason::TooManyCommands.error_retried(text, 50))
             }
             Err(PushError::Corrupt(_)) => {
                 self.close(index, "ring_corrupt", true, None);
@@ -476,22 +469,21 @@ impl Plane {
         let was_present = std::mem::replace(&mut device.description.present, present);
         device.trouble = detail.to_string();
         if present && !was_present {
-            self.bus.publish(topics::DEVICE_ADDED, added(device), None);
+            self.bus.publish(&added(device), None);
         } else if !present && was_present {
-            let (name, text) = (Value::from(device.id()), Value::from(detail));
-            let data = map([
-                ("device", name.clone()),
-                ("status", Value::from(Status::Lost.name())),
-                ("cause", Value::from(cause)),
-                ("detail", text.clone()),
-            ]);
-            self.bus.publish(topics::DEVICE_DEGRADED, data, None);
-            let data = map([
-                ("device", name),
-                ("cause", Value::from(cause)),
-                ("detail", text),
-            ]);
-            self.bus.publish(topics::DEVICE_REMOVED, data, None);
+            let degraded = DeviceDegraded {
+                device: device.id().into(),
+                status: Status::Lost.name(),
+                cause: cause.into(),
+                detail: detail.into(),
+            };
+            self.bus.publish(&degraded, None);
+            let removed = DeviceRemoved {
+                device: degraded.device,
+                cause: cause.into(),
+                detail: detail.into(),
+            };
+            self.bus.publish(&removed, None);
             self.close(index, cause, false, None);
         }
     }
@@ -502,11 +494,11 @@ impl Plane {
             let device = &mut self.devices[index];
             if let Some((_, Phase::Safe)) = device.refresh() {
                 let cause = device.summary().cause.unwrap_or("none");
-                let data = map([
-                    ("device", Value::from(device.id())),
-                    ("cause", Value::from(cause)),
-                ]);
-                self.bus.publish(topics::DEVICE_SAFE, data, None);
+                let safe = DeviceSafe {
+                    device: device.id().into(),
+                    cause: cause.into(),
+                };
+                self.bus.publish(&safe, None);
             }
             let corrupt = match &mut device.standing {
                 Standing::Held(claim) => claim.collect().is_err(),
@@ -550,12 +542,12 @@ impl Plane {
                 self.ended.pop_front();
             }
             self.ended.push_back((epoch, cause.to_string()));
-            let data = map([
-                ("device", Value::from(device.id())),
-                ("epoch", Value::from(epoch)),
-                ("cause", Value::from(cause)),
-            ]);
-            self.bus.publish(topics::DEVICE_RELEASED, data, meta);
+            let released = DeviceReleased {
+                device: device.id().into(),
+                epoch,
+                cause: cause.into(),
+            };
+            self.bus.publish(&released, meta);
         }
     }
 
@@ -572,15 +564,13 @@ impl Plane {
 
 fn own_claim(device: &str, epoch: u64) -> ErrorInfo {
     let text = format!("this connection already claims {device:?}, with epoch {epoch}");
-    ErrorInfo::new(ErrorCode::Conflict, text)
-        .reason("already_claimed")
-        .with("device", device)
-        .with("epoch", epoch)
+    let device = device.to_string();
+    Reason::AlreadyClaimed { device, epoch }.error(text)
 }
 
-fn added(device: &Device) -> Value {
-    map([
-        ("device", Value::from(device.id())),
-        ("path", Value::from(device.path.as_str())),
-    ])
+fn added(device: &Device) -> DeviceAdded {
+    DeviceAdded {
+        device: device.id().into(),
+        path: device.path.clone(),
+    }
 }

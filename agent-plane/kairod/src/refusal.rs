@@ -4,9 +4,9 @@
 
 use kairo_link::abi::{Cause, Reply, Verdict};
 use kairo_link::control::DeviceDescription;
-use kairo_wire::{ErrorCode, ErrorInfo, Value};
+use kairo_wire::ErrorInfo;
 
-use crate::events::map;
+use crate::reasons::Reason;
 use crate::spelling;
 use crate::views::{Peer, fault_text, joint_name};
 
@@ -17,30 +17,44 @@ pub fn unknown_device(name: &str, known: &[String]) -> ErrorInfo {
         None => format!("there are: {}", known.join(", ")),
     };
     let shown = spelling::shown(name);
-    ErrorInfo::new(
-        ErrorCode::NotFound,
-        format!("there is no device {shown:?}; {hint}"),
-    )
-    .reason("unknown_device")
-    .with("device", shown)
+    let text = format!("there is no device {shown:?}; {hint}");
+    Reason::UnknownDevice { device: shown }.error(text)
 }
 
 /// kairo-rt is away.
 pub fn rt_away() -> ErrorInfo {
     let text = "the real-time plane is away: kairo-rt is not running or is restarting; \
         try again, or see `kairo rt status`";
-    ErrorInfo::new(ErrorCode::Unavailable, text)
-        .reason("rt_away")
-        .retry(Some(500))
+    Reason::RtAway.error_retried(text, 500)
 }
 
 /// An e-stop was not cleared.
 pub fn not_cleared(code: &str, reason: &str) -> ErrorInfo {
-    let known = match code {
-        "not_allowed" => ErrorCode::PermissionDenied,
-        _ => ErrorCode::Conflict,
+    let why = match code {
+        "not_allowed" => Reason::NotAllowed,
+        "still_latched" => Reason::StillLatched,
+        other => Reason::RtRefused {
+            device: None,
+            cause: other.into(),
+        },
     };
-    ErrorInfo::new(known, reason).reason(code)
+    why.error(reason)
+}
+
+/// Why kairo-rt gives no lease on a device, by its own name for that.
+pub fn lease_refused(code: &str, device: String) -> Reason {
+    match code {
+        "busy" => Reason::Busy { device },
+        "no_such_device" => Reason::NoSuchDevice { device },
+        "estopped" => Reason::Estopped { device },
+        "bus_lost" => Reason::BusLost { device },
+        "not_armed" => Reason::NotArmed { device, tick: None },
+        "ring_corrupt" => Reason::RingCorrupt { device },
+        other => Reason::RtRefused {
+            device: Some(device),
+            cause: other.into(),
+        },
+    }
 }
 
 /// The device's bus is lost.
@@ -49,10 +63,8 @@ pub fn bus_lost(device: &str, detail: &str) -> ErrorInfo {
         "the bus of {device:?} is lost{}; check its cable",
         after(detail)
     );
-    ErrorInfo::new(ErrorCode::Unavailable, text)
-        .reason("bus_lost")
-        .with("device", device)
-        .retry(None)
+    let device = device.to_string();
+    Reason::BusLost { device }.error(text)
 }
 
 fn after(detail: &str) -> String {
@@ -66,9 +78,8 @@ fn after(detail: &str) -> String {
 /// Nobody has claimed the device, and the caller's epoch is none that we know.
 pub fn not_claimed(device: &str) -> ErrorInfo {
     let text = format!("{device:?} is not claimed by this connection; call device.claim first");
-    ErrorInfo::new(ErrorCode::PermissionDenied, text)
-        .reason("not_claimed")
-        .with("device", device)
+    let device = device.to_string();
+    Reason::NotClaimed { device }.error(text)
 }
 
 /// Somebody else has the claim.
@@ -78,23 +89,11 @@ pub fn held(device: &str, holder: &Peer) -> ErrorInfo {
         "{device:?} is claimed by {name} (pid {}, uid {}); wait until it releases it",
         holder.pid, holder.uid
     );
-    let who = map([
-        ("connection", Value::from(holder.connection)),
-        ("class", Value::from(holder.class.name())),
-        ("name", holder.name.clone().map_or(Value::Nil, Value::from)),
-        ("pid", Value::from(holder.pid)),
-        ("uid", Value::from(holder.uid)),
-        ("gid", Value::from(holder.gid)),
-        (
-            "process",
-            holder.process.clone().map_or(Value::Nil, Value::from),
-        ),
-    ]);
-    ErrorInfo::new(ErrorCode::Busy, text)
-        .reason("claimed")
-        .with("device", device)
-        .with("holder", who)
-        .retry(None)
+    let reason = Reason::Claimed {
+        device: device.into(),
+        holder: holder.clone(),
+    };
+    reason.error(text)
 }
 
 /// The epoch is not that of the claim in force.
@@ -104,18 +103,13 @@ pub fn stale_epoch(device: &str, epoch: u64, in_force: Option<u64>, cause: &str)
         (_, cause) => format!("that claim ended: {cause}"),
     };
     let text = format!("epoch {epoch} of {device:?} is stale, {why}; claim the device again");
-    let mut error = ErrorInfo::new(ErrorCode::Conflict, text)
-        .reason("stale_epoch")
-        .with("device", device)
-        .with("epoch", epoch);
-    if let Some(now) = in_force {
-        error = error.with("epoch_in_force", now);
-    }
-    if cause.is_empty() {
-        error
-    } else {
-        error.with("cause", cause)
-    }
+    let reason = Reason::StaleEpoch {
+        device: device.into(),
+        epoch,
+        epoch_in_force: in_force,
+        cause: (!cause.is_empty()).then(|| cause.into()),
+    };
+    reason.error(text)
 }
 
 /// The real-time plane did not answer a command in time.
@@ -124,193 +118,233 @@ pub fn no_reply(device: &str, sequence: u64, waited_ms: u128) -> ErrorInfo {
         "no answer from the real-time plane to command {sequence} of {device:?} within \
          {waited_ms} ms; it may still have been applied, and expires by itself"
     );
-    ErrorInfo::new(ErrorCode::Timeout, text)
-        .reason("no_reply")
-        .with("sequence", sequence)
-        .retry(None)
+    Reason::NoReply { sequence }.error(text)
 }
 
 /// What a verdict other than `accepted` means to the caller.
-pub fn verdict(device: &DeviceDescription, reply: &Reply, ttl_ms: u64) -> ErrorInfo {
-    let name = &device.name;
+pub fn verdict(description: &DeviceDescription, reply: &Reply, ttl_ms: u64) -> ErrorInfo {
+    let name = &description.name;
     let Some(verdict) = Verdict::from_u32(reply.verdict) else {
-        let text = format!(
-            "the real-time plane gave the unknown verdict {}",
-            reply.verdict
-        );
-        return ErrorInfo::new(ErrorCode::Internal, text);
+        let number = reply.verdict;
+        let text = format!("the real-time plane gave the unknown verdict {number}");
+        return Reason::Internal.error(text);
     };
-    let new = |code, text: String| {
-        ErrorInfo::new(code, text)
-            .reason(verdict.name())
-            .with("device", name.as_str())
-            .with("tick", reply.tick)
-    };
+    let (device, tick) = (name.clone(), reply.tick);
     match verdict {
-        Verdict::PositionLimit => position_limit(device, reply),
-        Verdict::VelocityLimit => limit(device, reply, verdict, "velocity", "rad/s"),
-        Verdict::AccelerationLimit => limit(device, reply, verdict, "acceleration", "rad/s²"),
-        Verdict::JerkLimit => limit(device, reply, verdict, "jerk", "rad/s³"),
-        Verdict::VelocityScale => bounds(
-            new(
-                ErrorCode::Limit,
-                format!(
-                    "velocity_scale is {}, allowed is above 0 up to 1",
-                    reply.value
-                ),
-            ),
-            reply,
-            "1",
-        ),
-        Verdict::Faulted => faulted(device, reply),
-        Verdict::Inhibited => inhibited(device, reply),
+        Verdict::PositionLimit
+        | Verdict::VelocityLimit
+        | Verdict::AccelerationLimit
+        | Verdict::JerkLimit
+        | Verdict::VelocityScale => limit(description, reply, verdict),
+        Verdict::Faulted => faulted(description, reply),
+        Verdict::Inhibited => inhibited(description, reply),
         Verdict::BusLost => bus_lost(name, ""),
         Verdict::StaleEpoch => stale_epoch(name, reply.lease_epoch, None, "revoked"),
-        Verdict::NotArmed => new(
-            ErrorCode::Unavailable,
-            format!("{name:?} is not armed: bring-up was refused; see `kairo rt status`"),
-        ),
+        Verdict::NotArmed => {
+            let text =
+                format!("{name:?} is not armed: bring-up was refused; see `kairo rt status`");
+            let tick = Some(tick);
+            Reason::NotArmed { device, tick }.error(text)
+        }
         Verdict::StaleSequence => {
             let number = reply.sequence;
             let text = format!("command {number} of {name:?} came out of order; send it again");
-            new(ErrorCode::Conflict, text).retry(None)
+            Reason::StaleSequence { device, tick }.error(text)
         }
         Verdict::Expired | Verdict::TtlOutOfRange | Verdict::IssuedInFuture => {
-            untimely(device, reply, verdict, ttl_ms)
+            untimely(description, reply, verdict, ttl_ms)
         }
-        Verdict::UnknownMode => new(
-            ErrorCode::Unsupported,
-            format!(
+        Verdict::UnknownMode => {
+            let text = format!(
                 "{name:?} has no mode {}; it takes position, velocity, stop and reset",
                 reply.value
-            ),
-        ),
-        Verdict::JointCount => new(
-            ErrorCode::InvalidParams,
-            format!("{name:?} has {} joints", device.joints.len()),
-        ),
-        Verdict::NotFinite => {
-            let joint = joint_name(device, reply.joint);
-            let text = format!(
-                "{joint} is given {}, which is no finite number",
-                reply.value
             );
-            new(ErrorCode::InvalidParams, text).with("joint", joint)
+            Reason::UnknownMode { device, tick }.error(text)
         }
-        Verdict::Accepted => new(ErrorCode::Internal, "accepted is no refusal".into()),
+        Verdict::JointCount => {
+            let text = format!("{name:?} has {} joints", description.joints.len());
+            let tick = Some(tick);
+            Reason::JointCount { device, tick }.error(text)
+        }
+        Verdict::NotFinite => {
+            let joint = joint_name(description, reply.joint);
+            let value = reply.value;
+            let text = format!("{joint} is given {value}, which is no finite number");
+            Reason::NotFinite {
+                device,
+                joint,
+                tick,
+            }
+            .error(text)
+        }
+        Verdict::Accepted => Reason::Internal.error("accepted is no refusal"),
     }
 }
 
 /// The command's times are wrong.
-fn untimely(device: &DeviceDescription, reply: &Reply, verdict: Verdict, ttl_ms: u64) -> ErrorInfo {
-    let (name, most) = (&device.name, device.ttl_max_ms);
-    let error = match verdict {
+fn untimely(
+    description: &DeviceDescription,
+    reply: &Reply,
+    verdict: Verdict,
+    ttl_ms: u64,
+) -> ErrorInfo {
+    let (device, ttl_max_ms) = (description.name.clone(), description.ttl_max_ms);
+    let tick = reply.tick;
+    match verdict {
         Verdict::Expired => {
             let age_ms = reply.value * 1e3;
             let text = format!(
                 "the command was {age_ms:.1} ms old when it arrived, its ttl is {ttl_ms} ms; use a \
                  longer ttl_ms"
             );
-            ErrorInfo::new(ErrorCode::Timeout, text)
-                .with("ttl_ms", ttl_ms)
-                .with("age_ms", age_ms)
-                .retry(None)
+            Reason::Expired {
+                device,
+                tick,
+                ttl_ms,
+                age_ms,
+            }
+            .error(text)
         }
         Verdict::TtlOutOfRange => {
-            let text = format!("ttl_ms is {ttl_ms}, {name:?} allows 1 to {most}");
-            ErrorInfo::new(ErrorCode::Limit, text)
-                .with("ttl_ms", ttl_ms)
-                .with("ttl_max_ms", most)
+            let text = format!("ttl_ms is {ttl_ms}, {device:?} allows 1 to {ttl_max_ms}");
+            Reason::TtlOutOfRange {
+                device,
+                ttl_ms,
+                ttl_max_ms,
+                tick,
+            }
+            .error(text)
         }
         _ => {
+            let ahead_s = reply.value;
             let text = format!(
-                "the command was issued {:.3} s in the future; issue it by CLOCK_MONOTONIC",
-                reply.value
+                "the command was issued {ahead_s:.3} s in the future; issue it by CLOCK_MONOTONIC"
             );
-            ErrorInfo::new(ErrorCode::Conflict, text).with("ahead_s", reply.value)
+            Reason::IssuedInFuture {
+                device,
+                ahead_s,
+                tick,
+            }
+            .error(text)
         }
-    };
-    error
-        .reason(verdict.name())
-        .with("device", name.as_str())
-        .with("tick", reply.tick)
+    }
 }
 
 /// A joint was asked for more than it may do.
-fn limit(
-    device: &DeviceDescription,
-    reply: &Reply,
-    verdict: Verdict,
-    quantity: &str,
-    unit: &str,
-) -> ErrorInfo {
-    let joint = joint_name(device, reply.joint);
+fn limit(description: &DeviceDescription, reply: &Reply, verdict: Verdict) -> ErrorInfo {
+    let joint = joint_name(description, reply.joint);
+    let device = description.name.clone();
+    let (value, min, max, tick) = (reply.value, reply.min, reply.max, reply.tick);
+    let (quantity, unit) = match verdict {
+        Verdict::PositionLimit => {
+            let text = format!(
+                "{joint} = {value:.4} rad is outside its limits, {min:.4} to {max:.4} rad; the \
+                 command was not applied"
+            );
+            return Reason::PositionLimit {
+                device,
+                joint,
+                value,
+                min,
+                max,
+                unit: "rad".into(),
+                value_rad: value,
+                min_rad: min,
+                max_rad: max,
+                tick,
+            }
+            .error(text);
+        }
+        Verdict::VelocityScale => {
+            let text = format!("velocity_scale is {value}, allowed is above 0 up to 1");
+            return Reason::VelocityScale {
+                device,
+                value,
+                min,
+                max,
+                unit: "1".into(),
+                tick,
+            }
+            .error(text);
+        }
+        Verdict::VelocityLimit => ("velocity", "rad/s"),
+        Verdict::AccelerationLimit => ("acceleration", "rad/s²"),
+        _ => ("jerk", "rad/s³"),
+    };
     let text = format!(
-        "{joint}: {quantity} {} {unit} is outside its limits, {} to {} {unit}; the command was \
-         not applied",
-        reply.value, reply.min, reply.max
+        "{joint}: {quantity} {value} {unit} is outside its limits, {min} to {max} {unit}; the \
+         command was not applied"
     );
-    bounds(ErrorInfo::new(ErrorCode::Limit, text), reply, unit)
-        .reason(verdict.name())
-        .with("device", device.name.as_str())
-        .with("joint", joint)
-        .with("tick", reply.tick)
-}
-
-fn bounds(error: ErrorInfo, reply: &Reply, unit: &str) -> ErrorInfo {
-    error
-        .with("value", reply.value)
-        .with("min", reply.min)
-        .with("max", reply.max)
-        .with("unit", unit)
+    let unit = unit.to_string();
+    let reason = match verdict {
+        Verdict::VelocityLimit => Reason::VelocityLimit {
+            device,
+            joint,
+            value,
+            min,
+            max,
+            unit,
+            tick,
+        },
+        Verdict::AccelerationLimit => Reason::AccelerationLimit {
+            device,
+            joint,
+            value,
+            min,
+            max,
+            unit,
+            tick,
+        },
+        _ => Reason::JerkLimit {
+            device,
+            joint,
+            value,
+            min,
+            max,
+            unit,
+            tick,
+        },
+    };
+    reason.error(text)
 }
 
 /// A fault is latched.
-fn faulted(device: &DeviceDescription, reply: &Reply) -> ErrorInfo {
-    let name = &device.name;
-    let joint = joint_name(device, reply.joint);
+fn faulted(description: &DeviceDescription, reply: &Reply) -> ErrorInfo {
+    let name = &description.name;
+    let joint = joint_name(description, reply.joint);
     let cause = Cause::from_u32(reply.cause).unwrap_or(Cause::None);
     let (unit, explanation) = fault_text(cause, &joint, reply.value, reply.max);
     let text = format!("{name:?} is faulted: {explanation}, then `kairo device reset {name}`");
-    bounds(ErrorInfo::new(ErrorCode::Conflict, text), reply, unit)
-        .reason(Verdict::Faulted.name())
-        .with("device", name.as_str())
-        .with("cause", cause.name())
-        .with("joint", joint)
-        .with("tick", reply.tick)
+    let reason = Reason::Faulted {
+        device: name.clone(),
+        cause: cause.name().into(),
+        joint,
+        value: reply.value,
+        min: reply.min,
+        max: reply.max,
+        unit: unit.into(),
+        tick: reply.tick,
+    };
+    reason.error(text)
 }
 
 /// Something outside the command path forbids motion.
-fn inhibited(device: &DeviceDescription, reply: &Reply) -> ErrorInfo {
-    let name = &device.name;
+fn inhibited(description: &DeviceDescription, reply: &Reply) -> ErrorInfo {
+    let name = &description.name;
     let cause = Cause::from_u32(reply.cause).unwrap_or(Cause::None);
     let text = format!("{name:?} must not move: {cause}; see `kairo rt status`");
-    ErrorInfo::new(ErrorCode::Conflict, text)
-        .reason(Verdict::Inhibited.name())
-        .with("device", name.as_str())
-        .with("cause", cause.name())
-        .with("tick", reply.tick)
-}
-
-fn position_limit(device: &DeviceDescription, reply: &Reply) -> ErrorInfo {
-    let joint = joint_name(device, reply.joint);
-    let text = format!(
-        "{joint} = {:.4} rad is outside its limits, {:.4} to {:.4} rad; the command was not \
-         applied",
-        reply.value, reply.min, reply.max
-    );
-    bounds(ErrorInfo::new(ErrorCode::Limit, text), reply, "rad")
-        .reason("position_limit")
-        .with("device", device.name.as_str())
-        .with("joint", joint)
-        .with("value_rad", reply.value)
-        .with("min_rad", reply.min)
-        .with("max_rad", reply.max)
-        .with("tick", reply.tick)
+    let reason = Reason::Inhibited {
+        device: name.clone(),
+        cause: cause.name().into(),
+        tick: reply.tick,
+    };
+    reason.error(text)
 }
 
 #[cfg(test)]
 mod tests {
+    use kairo_wire::ErrorCode;
+
     use super::*;
 
     #[test]

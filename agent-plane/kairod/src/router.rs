@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use kairo_audit::{Entry, Phase};
 use kairo_wire::message::{self, Message};
-use kairo_wire::{ErrorCode, ErrorInfo, Id, Limits, Meta, Request, Response, Value};
+use kairo_wire::{ErrorInfo, Id, Limits, Meta, Request, Response, Value};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -23,6 +23,7 @@ use crate::connection::Connection;
 use crate::daemon::Daemon;
 use crate::idempotency::{self, Begin};
 use crate::permission::{Class, DeviceLimits, Right};
+use crate::reasons::Reason;
 use crate::services::{Served, Service};
 use crate::spelling;
 
@@ -190,7 +191,7 @@ impl Method {
         let run = move |mut call: Call, params: Value| -> Result<Work, ErrorInfo> {
             let params = message::typed(&params).map_err(|error| {
                 let text = format!("{name}: {error}; see kernel.introspect for its parameters");
-                ErrorInfo::new(ErrorCode::InvalidParams, text).with("method", name)
+                invalid(name).error(text)
             })?;
             if let Some(guard) = &guard {
                 let target = (guard.target)(&params);
@@ -236,9 +237,17 @@ impl Method {
     }
 }
 
+/// Why parameters of `method` are refused where nothing more is to be said.
+fn invalid(method: &str) -> Reason {
+    Reason::InvalidValue {
+        method: Some(method.to_string()),
+        part: None,
+    }
+}
+
 /// Refuses parameters that the schema of `name` does not name, with the nearest name it does.
 fn check_keys(name: &str, schema: &serde_json::Value, params: &Value) -> Result<(), ErrorInfo> {
-    let refuse = |text: String| ErrorInfo::new(ErrorCode::InvalidParams, text).with("method", name);
+    let refuse = |text: String| invalid(name).error(text);
     let Value::Map(entries) = params else {
         return Err(refuse(format!("params of {name} must be a map")));
     };
@@ -256,9 +265,9 @@ fn check_keys(name: &str, schema: &serde_json::Value, params: &Value) -> Result<
             None => "see kernel.introspect for its parameters".into(),
         };
         let shown = spelling::shown(key);
-        return Err(refuse(format!("{name} has no parameter `{shown}`; {hint}"))
-            .reason("unknown_key")
-            .with("key", shown));
+        let text = format!("{name} has no parameter `{shown}`; {hint}");
+        let (method, key) = (name.to_string(), shown);
+        return Err(Reason::UnknownKey { method, key }.error(text));
     }
     Ok(())
 }
@@ -275,7 +284,7 @@ fn check_meta(meta: &Meta) -> Result<(), ErrorInfo> {
         let bytes = text.as_ref().map_or(0, String::len);
         if bytes > MAX_META_BYTES {
             let text = format!("meta.{name} has {bytes} bytes, allowed are {MAX_META_BYTES}");
-            return Err(ErrorInfo::new(ErrorCode::Limit, text).reason("meta_too_long"));
+            return Err(Reason::MetaTooLong.error(text));
         }
     }
     Ok(())
@@ -305,9 +314,7 @@ fn check_duplicates(value: &Value) -> Result<(), ErrorInfo> {
                 {
                     let shown: String = key.chars().take(64).collect();
                     let text = format!("key `{shown}` is given twice; give it once");
-                    return Err(ErrorInfo::new(ErrorCode::InvalidParams, text)
-                        .reason("duplicate_key")
-                        .with("key", shown));
+                    return Err(Reason::DuplicateKey { key: shown }.error(text));
                 }
                 check_duplicates(value)?;
             }
@@ -321,7 +328,7 @@ fn check_duplicates(value: &Value) -> Result<(), ErrorInfo> {
 fn encode<R: Serialize>(name: &str, result: &R) -> Result<Vec<u8>, ErrorInfo> {
     rmp_serde::to_vec_named(result).map_err(|error| {
         let text = format!("the result of {name} cannot be encoded: {error}");
-        ErrorInfo::new(ErrorCode::Internal, text)
+        Reason::Internal.error(text)
     })
 }
 
@@ -369,11 +376,8 @@ impl Router {
                     |near| format!("did you mean {near}?"),
                 );
                 let shown = spelling::shown(name);
-                ErrorInfo::new(
-                    ErrorCode::NotFound,
-                    format!("there is no method {shown:?}; {hint}"),
-                )
-                .reason("unknown_method")
+                let text = format!("there is no method {shown:?}; {hint}");
+                Reason::UnknownMethod { method: shown }.error(text)
             })
     }
 
@@ -433,8 +437,7 @@ impl Router {
                         // The first failed: this caller may try again, as itself.
                         Begin::First(_) | Begin::Running(_) => {
                             let text = "the request under this idempotency_key failed; try again";
-                            let error = ErrorInfo::new(ErrorCode::Unavailable, text);
-                            Err(error.reason("idempotency_key").retry(None))
+                            Err(Reason::IdempotencyKeyFailed.error(text))
                         }
                     }
                 }))
@@ -449,8 +452,8 @@ impl Router {
         request: Request,
     ) -> Result<Work, ErrorInfo> {
         if daemon.is_draining() {
-            let error = ErrorInfo::new(ErrorCode::Unavailable, "kairod is stopping; try again");
-            return Err(error.reason("draining").retry(Some(1000)));
+            let text = "kairod is stopping; try again";
+            return Err(Reason::Draining.error_retried(text, 1000));
         }
         let method = match self.find(&request.method) {
             Ok(method) => method,
@@ -585,8 +588,7 @@ impl Noting {
 impl Drop for Noting {
     fn drop(&mut self) {
         let text = "given up by its caller; what it had done so far stays done";
-        let given_up = ErrorInfo::new(ErrorCode::Canceled, text);
-        self.ended::<()>(&Err(given_up));
+        self.ended::<()>(&Err(Reason::Canceled.error(text)));
     }
 }
 
@@ -610,7 +612,7 @@ fn start_served(
             "{} is served by another process, which keeps no keys",
             method.name
         );
-        return Err(ErrorInfo::new(ErrorCode::Unsupported, text).reason("idempotency_key"));
+        return Err(Reason::IdempotencyKeyServed.error(text));
     }
     let params = request.params.unwrap_or_else(|| Value::Map(Vec::new()));
     if method.params["additionalProperties"] == false {
@@ -632,15 +634,13 @@ fn answer(name: &str, id: Option<&Id>, result: &[u8]) -> Result<Vec<u8>, ErrorIn
     };
     message::response_frame(id, result, &Limits::default()).map_err(|error| {
         let text = format!("the result of {name} cannot be sent: {error}");
-        ErrorInfo::new(ErrorCode::Limit, text).reason("result_too_large")
+        Reason::ResultTooLarge.error(text)
     })
 }
 
 fn too_late(name: &str, allowed: Duration) -> ErrorInfo {
     let text = format!("{name} did not finish within {} ms", allowed.as_millis());
-    ErrorInfo::new(ErrorCode::Timeout, text)
-        .reason("deadline")
-        .retry(None)
+    Reason::Deadline.error(text)
 }
 
 /// The frame that refuses a request; empty where there is no id to answer to.
@@ -654,8 +654,7 @@ pub fn refusal(id: Option<Id>, error: ErrorInfo) -> Vec<u8> {
         .or_else(|_| {
             // Our own texts are short. Whatever this one is, its caller must not wait for ever.
             let text = "the request failed with an error that is too long to be sent";
-            let error = ErrorInfo::new(ErrorCode::Internal, text);
-            Response::refuse(id, error).encode(&limits)
+            Response::refuse(id, Reason::Internal.error(text)).encode(&limits)
         })
         .unwrap_or_default()
 }

@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use kairo_wire::frame::HEADER_BYTES;
 use kairo_wire::message::{Message, Meta};
-use kairo_wire::{ErrorCode, ErrorInfo, Id, Limits, Request, Response, Value, scan};
+use kairo_wire::{ErrorInfo, Id, Limits, Request, Response, Value, scan};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::connection::Connection;
+use crate::reasons::Reason;
 use crate::router::Permission;
 use crate::views::Peer;
 
@@ -140,10 +141,8 @@ impl Service {
         caller: &Peer,
     ) -> Result<Pending, ErrorInfo> {
         let busy = |text: String| {
-            let error = ErrorInfo::new(ErrorCode::Busy, text).reason("service_busy");
-            error
-                .with("service", self.namespace.as_str())
-                .retry(Some(50))
+            let service = self.namespace.clone();
+            Reason::ServiceBusy { service }.error_retried(text, 50)
         };
         let own = |waiting: &&Waiting| waiting.caller == caller.connection;
         if self.calls.borrow().values().filter(own).count() >= MAX_CALLS_OF_ONE {
@@ -168,7 +167,7 @@ impl Service {
         let limits = Limits::default();
         let too_large = |why: String| {
             let text = format!("the request cannot be passed on: {why}");
-            ErrorInfo::new(ErrorCode::Limit, text).reason("too_large")
+            Reason::TooLarge.error(text)
         };
         let encoded = request.encode(&limits);
         let frame = encoded.map_err(|error| too_large(error.to_string()))?;
@@ -237,8 +236,7 @@ impl Pending {
             Ok(Ok(response)) => response.into_result().map_err(within_bounds),
             Ok(Err(_)) => {
                 let text = format!("the process that serves {namespace} ended during the call");
-                let error = ErrorInfo::new(ErrorCode::Unavailable, text);
-                Err(error.reason("service_gone").retry(Some(200)))
+                Err(Reason::ServiceGone.error_retried(text, 200))
             }
             Err(_) => {
                 service.late.set(service.late.get() + 1);
@@ -248,8 +246,7 @@ impl Pending {
                     "{namespace} did not answer within {} ms",
                     service.timeout.as_millis()
                 );
-                let error = ErrorInfo::new(ErrorCode::Timeout, text);
-                Err(error.reason("service_late").retry(None))
+                Err(Reason::ServiceLate.error(text))
             }
         }
     }
@@ -339,7 +336,7 @@ impl Services {
                 "this connection serves {}; serve each namespace over a connection of its own",
                 other.namespace
             );
-            return Err(ErrorInfo::new(ErrorCode::Conflict, text).reason("serves_already"));
+            return Err(Reason::ServesAlready.error(text));
         }
         let mut all = self.all.borrow_mut();
         if let Some(other) = all.get(&service.namespace) {
@@ -347,11 +344,11 @@ impl Services {
                 "{} is served by connection {} already",
                 service.namespace, other.connection.number
             );
-            return Err(ErrorInfo::new(ErrorCode::Busy, text).reason("namespace_taken"));
+            return Err(Reason::NamespaceTaken.error(text));
         }
         if all.len() >= MAX_SERVICES {
             let text = format!("{MAX_SERVICES} services are registered, more are not allowed");
-            return Err(ErrorInfo::new(ErrorCode::Limit, text).reason("services"));
+            return Err(Reason::Services.error(text));
         }
         all.insert(service.namespace.clone(), Rc::new(service));
         Ok(())

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use kairo_wire::message::Message;
-use kairo_wire::{ErrorCode, ErrorInfo, Gap, Limits, StreamChunk};
+use kairo_wire::{ErrorInfo, Gap, Limits, StreamChunk};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -22,6 +22,7 @@ use tokio::time::MissedTickBehavior;
 use crate::connection::Connection;
 use crate::daemon::Daemon;
 use crate::permission::Right;
+use crate::reasons::Reason;
 use crate::views::Status;
 
 /// Subscriptions of one connection.
@@ -70,7 +71,7 @@ impl Subscription {
     ) -> Result<Rc<Self>, ErrorInfo> {
         if policy == Policy::Spill {
             let text = "policy \"spill\" is for events only; use \"drop\" or \"block\"";
-            return Err(ErrorInfo::new(ErrorCode::Unsupported, text).reason("policy"));
+            return Err(Reason::Policy.error(text));
         }
         Self::register_events(connection, policy, credit, intent, None)
     }
@@ -89,7 +90,7 @@ impl Subscription {
                 "a connection has at most {MAX_SUBSCRIPTIONS} subscriptions; end one with \
                  event.unsubscribe"
             );
-            return Err(ErrorInfo::new(ErrorCode::Limit, text).reason("subscriptions"));
+            return Err(Reason::Subscriptions.error(text));
         }
         let number = connection.next_subscription.get();
         connection.next_subscription.set(number + 1);

@@ -12,12 +12,12 @@ pub const MAX_ID_BYTES: usize = 128;
 
 /// Declares the codes once: variant, wire name, and whether a retry can help by default.
 macro_rules! codes {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)+) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
         /// What went wrong, as a stable name.
         #[derive(Clone, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum ErrorCode {
-            $($(#[$doc])* $variant,)+
+            $($(#[doc = $doc])+ $variant,)+
             /// A code that this version of the crate does not know, from a newer peer.
             Unrecognized(String),
         }
@@ -29,6 +29,14 @@ macro_rules! codes {
             /// The name on the wire.
             pub fn name(&self) -> &str {
                 match self { $(Self::$variant => $name,)+ Self::Unrecognized(name) => name }
+            }
+
+            /// What it means, for people.
+            pub fn meaning(&self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($doc),+).trim_ascii(),)+
+                    Self::Unrecognized(_) => "A code of a later version.",
+                }
             }
 
             /// The code of that name.
@@ -44,9 +52,9 @@ codes! {
     InvalidRequest = "E_INVALID_REQUEST",
     /// A parameter is missing, unknown, or of the wrong type or shape.
     InvalidParams = "E_INVALID_PARAMS",
-    /// The thing named does not exist (`details.reason`: `unknown_method`, `unknown_device`, …).
+    /// The thing named does not exist.
     NotFound = "E_NOT_FOUND",
-    /// The caller may not do this (`not_claimed`, `class`).
+    /// The caller may not do this.
     PermissionDenied = "E_PERMISSION_DENIED",
     /// Somebody else has it; `details.holder` says who.
     Busy = "E_BUSY",
@@ -58,7 +66,7 @@ codes! {
     Unsupported = "E_UNSUPPORTED",
     /// Withdrawn by the caller or by a shutdown.
     Canceled = "E_CANCELED",
-    /// The state has moved on (`stale_epoch`, `stale_sequence`).
+    /// The state has moved on, or forbids it.
     Conflict = "E_CONFLICT",
     /// Something it needs is away: the real-time plane, the bus.
     Unavailable = "E_UNAVAILABLE",

@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use kairo_wire::{ErrorCode, ErrorInfo};
+use kairo_wire::ErrorInfo;
+
+use crate::reasons::Reason;
 
 /// Events that a user may publish in a second, and at once.
 pub const EVENTS_PER_S: u32 = 2000;
@@ -59,8 +61,7 @@ impl Allowances {
                 "uid {uid} publishes more than {EVENTS_PER_S} events or {BYTES_PER_S} bytes in a \
                  second; try again in {retry_ms} ms"
             );
-            let error = ErrorInfo::new(ErrorCode::Limit, text);
-            return Err(error.reason("publish_rate").retry(Some(retry_ms)));
+            return Err(Reason::PublishRate.error_retried(text, retry_ms));
         }
         bucket.events -= one;
         bucket.bytes -= share;
@@ -70,6 +71,8 @@ impl Allowances {
 
 #[cfg(test)]
 mod tests {
+    use kairo_wire::ErrorCode;
+
     use super::*;
 
     #[test]

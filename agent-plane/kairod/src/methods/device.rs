@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use kairo_link::abi::{MAX_JOINTS, Mode, Verdict};
-use kairo_wire::{ErrorCode, ErrorInfo, Value};
+use kairo_wire::{ErrorCode, ErrorInfo};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,7 @@ use crate::claim::{Claim, Draft, Targets};
 use crate::device::ALIAS_PREFIX;
 use crate::device::Device;
 use crate::permission::{DeviceLimits, Right};
+use crate::reasons::{Amount, Reason};
 use crate::refusal;
 use crate::router::{Call, Guard, Method, NoParams, Permission, check_intent};
 use crate::subscription::{Policy, Subscription, deliver_states};
@@ -163,8 +164,8 @@ fn still_may_claim(call: &Call, device: &str) -> Result<(), ErrorInfo> {
     daemon.require(&call.connection, Right::DeviceClaim, device)?;
     check_intent(daemon, &call.meta)?;
     if daemon.is_draining() {
-        let error = ErrorInfo::new(ErrorCode::Unavailable, "kairod is stopping; try again");
-        return Err(error.reason("draining").retry(Some(1000)));
+        let text = "kairod is stopping; try again";
+        return Err(Reason::Draining.error_retried(text, 1000));
     }
     Ok(())
 }
@@ -335,13 +336,10 @@ async fn send(call: Call, params: SendParams) -> Result<Sent, ErrorInfo> {
 /// The command as far as the rule goes that allows it. A velocity scale that was not asked for is
 /// the most that is allowed; what was asked for beyond the rule is refused.
 fn within(limits: &DeviceLimits, mut params: SendParams) -> Result<SendParams, ErrorInfo> {
-    let refuse = |what: &str, value: Value, max: Value| {
+    let refuse = |what: &str, value: Amount, max: Amount| {
         let text = format!("{what} is {value}, this caller is granted at most {max}");
-        ErrorInfo::new(ErrorCode::Limit, text)
-            .reason("grant_limit")
-            .with("what", what)
-            .with("value", value)
-            .with("max", max)
+        let what = what.to_string();
+        Reason::GrantLimit { what, value, max }.error(text)
     };
     if params.command.mode == ModeName::Stop {
         // A stop is never refused for the sake of a limit.
@@ -352,19 +350,26 @@ fn within(limits: &DeviceLimits, mut params: SendParams) -> Result<SendParams, E
     }
     if params.command.mode == ModeName::Reset && limits.joints.is_some() {
         let text = "a reset means every joint; this caller is granted some";
-        let error = ErrorInfo::new(ErrorCode::PermissionDenied, text);
-        return Err(error.reason("grant_joint"));
+        return Err(Reason::GrantJoint { joint: None }.error(text));
     }
     if let Some(max) = limits.ttl_max_ms
         && params.ttl_ms > max
     {
-        return Err(refuse("ttl_ms", params.ttl_ms.into(), max.into()));
+        return Err(refuse(
+            "ttl_ms",
+            Amount::Whole(params.ttl_ms),
+            Amount::Whole(max),
+        ));
     }
     if let Some(max) = limits.velocity_scale_max {
         let asked = *params.command.velocity_scale.get_or_insert(max);
         // Also refuses NaN, which is not at most anything.
         if asked.is_nan() || asked > max {
-            return Err(refuse("velocity_scale", asked.into(), max.into()));
+            return Err(refuse(
+                "velocity_scale",
+                Amount::Real(asked),
+                Amount::Real(max),
+            ));
         }
     }
     let given = [&params.command.positions, &params.command.velocities];
@@ -393,8 +398,8 @@ fn check_joints(limits: &DeviceLimits, given: &Positions) -> Result<(), ErrorInf
                 "the command names {shown}; this caller is granted: {}",
                 allowed.join(", ")
             );
-            let error = ErrorInfo::new(ErrorCode::PermissionDenied, text);
-            Err(error.reason("grant_joint").with("joint", shown))
+            let joint = Some(shown);
+            Err(Reason::GrantJoint { joint }.error(text))
         }
         None => Ok(()),
     }
@@ -444,7 +449,7 @@ fn draft(params: &SendParams, device: &Device, claim: &Claim) -> Result<Draft, E
 }
 
 fn invalid(text: impl Into<String>) -> ErrorInfo {
-    ErrorInfo::new(ErrorCode::InvalidParams, text)
+    Reason::invalid().error(text)
 }
 
 /// One number per joint; `base` completes the joints that are not named.
@@ -467,7 +472,8 @@ fn in_order(device: &Device, list: &[f64]) -> Result<Targets, ErrorInfo> {
             device.id(),
             list.len()
         );
-        return Err(invalid(text).reason("joint_count"));
+        let device = device.id().to_string();
+        return Err(Reason::JointCount { device, tick: None }.error(text));
     }
     let mut targets = [0.0; MAX_JOINTS];
     targets[..joints].copy_from_slice(list);
@@ -494,8 +500,7 @@ fn by_name(
             "no state of {:?} is known yet to complete the joints that are not named; try again",
             device.id()
         );
-        let error = ErrorInfo::new(ErrorCode::Unavailable, text).reason("no_state");
-        return Err(error.retry(Some(50)));
+        return Err(Reason::NoState.error_retried(text, 50));
     };
     for (name, position) in map {
         let index = joints.iter().position(|joint| joint.name == *name);
@@ -507,7 +512,7 @@ fn by_name(
                 device.id(),
                 known.join(", ")
             );
-            return Err(invalid(text).reason("unknown_joint").with("joint", shown));
+            return Err(Reason::UnknownJoint { joint: shown }.error(text));
         };
         *target = *position;
     }
@@ -544,7 +549,7 @@ fn subscribe(call: &Call, params: SubscribeParams) -> Result<Subscribed, ErrorIn
     // Also refuses NaN. The lower bound keeps the period within what a timer can hold.
     if !(0.01..=MAX_RATE_HZ).contains(&rate_hz) {
         let text = format!("rate_hz is {rate_hz}, allowed is 0.01 to {MAX_RATE_HZ}");
-        return Err(ErrorInfo::new(ErrorCode::Limit, text).reason("rate_hz"));
+        return Err(Reason::RateHz.error(text));
     }
     let device = {
         let plane = call.daemon.plane.borrow();

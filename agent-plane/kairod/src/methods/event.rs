@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use kairo_events::{Class, NewEvent, Pattern, Query, Start};
-use kairo_wire::{ErrorCode, ErrorInfo, Event, Value};
+use kairo_wire::{ErrorInfo, Event, Value};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -12,6 +12,7 @@ use crate::delivery::{Delivery, From, Reading, ask};
 use crate::event_log::refusal;
 use crate::events::{encoded, expected, from_log};
 use crate::permission::{Class as PeerClass, Right};
+use crate::reasons::Reason;
 use crate::router::{Call, Guard, Method, Permission};
 use crate::subscription::{Policy, Subscription};
 use crate::topics::{self, MAX_PATTERNS};
@@ -149,7 +150,7 @@ async fn publish(call: Call, params: PublishParams) -> Result<PublishResult, Err
     if bytes.len() > MAX_DATA_BYTES {
         let length = bytes.len();
         let text = format!("`data` has {length} bytes as MsgPack, allowed are {MAX_DATA_BYTES}");
-        return Err(ErrorInfo::new(ErrorCode::Limit, text).reason("event_too_large"));
+        return Err(Reason::EventTooLarge.error(text));
     }
     drop(data);
     allow(&call, bytes.len())?;
@@ -189,12 +190,12 @@ fn allow(call: &Call, bytes: usize) -> Result<(), ErrorInfo> {
 fn patterns(call: &Call, texts: &[String]) -> Result<Vec<Pattern>, ErrorInfo> {
     if texts.len() > MAX_PATTERNS {
         let text = format!("{} patterns, allowed are {MAX_PATTERNS}", texts.len());
-        return Err(ErrorInfo::new(ErrorCode::InvalidParams, text));
+        return Err(Reason::invalid().error(text));
     }
     let mut patterns = Vec::with_capacity(texts.len());
     for text in texts {
-        let pattern = Pattern::parse(text)
-            .map_err(|error| ErrorInfo::new(ErrorCode::InvalidParams, error.to_string()))?;
+        let pattern =
+            Pattern::parse(text).map_err(|error| Reason::invalid().error(error.to_string()))?;
         if kairo_events::topic::is_topic(text) {
             let topic = topics::canonical(text);
             call.daemon
@@ -258,7 +259,7 @@ struct Subscribed {
 async fn subscribe(call: Call, params: SubscribeParams) -> Result<Subscribed, ErrorInfo> {
     if params.topics.is_empty() {
         let text = "`topics` has no pattern; \">\" means all";
-        return Err(ErrorInfo::new(ErrorCode::InvalidParams, text));
+        return Err(Reason::invalid().error(text));
     }
     let patterns = patterns(&call, &params.topics)?;
     if let Some(consumer) = &params.consumer {
@@ -315,7 +316,7 @@ async fn subscribe_consumer(
     let Some(reading) = Reading::begin(&call.daemon, &name) else {
         let text =
             format!("another subscription reads for the consumer {consumer:?}; end it first");
-        return Err(ErrorInfo::new(ErrorCode::Busy, text).reason("consumer_busy"));
+        return Err(Reason::ConsumerBusy.error(text));
     };
     let start = match params.from {
         Beginning::Number(seq) => Start::After(seq.saturating_sub(1)),
@@ -361,7 +362,7 @@ async fn acknowledge(call: Call, params: AckParams) -> Result<Acknowledged, Erro
     let subscription = found.ok_or_else(|| unknown(&params.subscription))?;
     let Some(consumer) = &subscription.consumer else {
         let text = "the subscription has no durable consumer; name one in event.subscribe";
-        return Err(ErrorInfo::new(ErrorCode::InvalidParams, text).reason("no_consumer"));
+        return Err(Reason::NoConsumer.error(text));
     };
     let log = call.daemon.bus.log()?;
     let ticket = log.store.acknowledge(consumer, params.seq);
@@ -414,7 +415,7 @@ fn time_ns(what: &str, text: Option<&String>) -> Result<Option<i64>, ErrorInfo> 
     let wrong = || {
         let shown: String = text.chars().take(64).collect();
         let text = format!("`{what}` is {shown:?}; right is for example 2026-11-21T16:00:00Z");
-        ErrorInfo::new(ErrorCode::InvalidParams, text)
+        Reason::invalid().error(text)
     };
     let time: SystemTime = humantime::parse_rfc3339_weak(text).map_err(|_| wrong())?;
     let since = time.duration_since(UNIX_EPOCH).map_err(|_| wrong())?;
@@ -428,7 +429,7 @@ async fn query(call: Call, params: QueryParams) -> Result<QueryResult, ErrorInfo
     let limit = params.limit.unwrap_or(USUAL_LIMIT);
     if limit == 0 || limit > MAX_LIMIT {
         let text = format!("`limit` is {limit}, allowed is 1 to {MAX_LIMIT}");
-        return Err(ErrorInfo::new(ErrorCode::InvalidParams, text));
+        return Err(Reason::invalid().error(text));
     }
     let asked = Query {
         after: params.after_seq,
@@ -576,7 +577,8 @@ async fn unsubscribe(call: Call, params: UnsubscribeParams) -> Result<Unsubscrib
 fn unknown(name: &str) -> ErrorInfo {
     let shown: String = name.chars().take(64).collect();
     let text = format!("this connection has no subscription {shown:?}");
-    ErrorInfo::new(ErrorCode::NotFound, text).reason("unknown_subscription")
+    let subscription = shown;
+    Reason::UnknownSubscription { subscription }.error(text)
 }
 
 #[derive(Deserialize, JsonSchema)]

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use kairo_wire::{ErrorCode, ErrorInfo};
+use kairo_wire::ErrorInfo;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,7 @@ use crate::audit::Audited;
 use crate::cancellation::Canceled;
 use crate::intents::{Intent, Status};
 use crate::permission::Class;
+use crate::reasons::Reason;
 use crate::router::{Call, Method, Permission};
 
 /// Longest name or reason, bytes.
@@ -76,11 +77,11 @@ fn begin(call: &Call, params: BeginParams) -> Result<Begun, ErrorInfo> {
     let deadline = params.deadline_ms;
     if deadline.is_some_and(|ms| ms == 0 || ms > MAX_DEADLINE_MS) {
         let text = format!("deadline_ms is to be 1 to {MAX_DEADLINE_MS}");
-        return Err(ErrorInfo::new(ErrorCode::Limit, text).reason("deadline_ms"));
+        return Err(Reason::DeadlineMs.error(text));
     }
     if params.detached && deadline.is_none() {
         let text = "an intent that outlives its connection needs `deadline_ms`, or nothing ends it";
-        return Err(ErrorInfo::new(ErrorCode::InvalidParams, text));
+        return Err(Reason::invalid().error(text));
     }
     let daemon = &call.daemon;
     let parent = params.parent.or_else(|| {
@@ -174,7 +175,7 @@ fn owned(call: &Call, id: &str) -> Result<(), ErrorInfo> {
         return Ok(());
     }
     let text = format!("intent {id} belongs to {}, not to {subject}", intent.owner);
-    Err(ErrorInfo::new(ErrorCode::PermissionDenied, text).reason("not_owner"))
+    Err(Reason::NotOwner.error(text))
 }
 
 fn check_text(what: &str, text: &str) -> Result<(), ErrorInfo> {
@@ -185,7 +186,7 @@ fn check_text(what: &str, text: &str) -> Result<(), ErrorInfo> {
         "{what} has {} bytes, allowed is 1 to {MAX_TEXT_BYTES}",
         text.len()
     );
-    Err(ErrorInfo::new(ErrorCode::InvalidParams, text))
+    Err(Reason::invalid().error(text))
 }
 
 #[derive(Deserialize, JsonSchema)]

@@ -1,19 +1,17 @@
 //! `kernel.*`: is it there, what does it offer, who am I to it.
 
 use kairo_link::MonoNs;
-use kairo_wire::{ErrorCode, ErrorInfo, Id, Limits};
+use kairo_wire::{ErrorInfo, Id, Limits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
+use super::introspection;
 use crate::audit::Audited;
 use crate::connection::{FRAME_TIMEOUT, MAX_IN_FLIGHT};
-use crate::daemon::Daemon;
 use crate::outgoing;
-use crate::permission::{Class, Right};
-use crate::router::{Call, Method, NoParams, Permission, Stability};
-use crate::services::{Served, Service};
-use crate::topics;
+use crate::permission::Class;
+use crate::reasons::Reason;
+use crate::router::{Call, Method, NoParams, Permission};
 use crate::views::Peer;
 
 /// Optional features that a client can ask for.
@@ -38,8 +36,8 @@ pub fn methods() -> Vec<Method> {
         Method::new(
             "kernel.introspect",
             Permission::Observe,
-            "Lists methods with schemas and permissions, topics and error codes.",
-            async |call, params| introspect(&call, &params),
+            "Lists methods, topics and errors with their schemas, or says that nothing changed.",
+            async |call, params| introspection::introspect(&call, &params),
         )
         .stable(),
         Method::new(
@@ -187,7 +185,7 @@ fn confine(call: &Call, params: ConfineParams) -> Result<Peer, ErrorInfo> {
     {
         let shown: String = name.chars().take(64).collect();
         let text = format!("{shown:?} is no name: 1 to 64 letters, digits, `_`, `-`");
-        return Err(ErrorInfo::new(ErrorCode::InvalidParams, text));
+        return Err(Reason::invalid().error(text));
     }
     let identity = &call.connection.identity;
     let before = identity.subject();
@@ -196,140 +194,13 @@ fn confine(call: &Call, params: ConfineParams) -> Result<Peer, ErrorInfo> {
     {
         // It would stay in force, with rights that the connection has no more.
         let text = format!("this connection has {what}; confine it before it does anything else");
-        return Err(ErrorInfo::new(ErrorCode::Conflict, text).reason("in_use"));
+        return Err(Reason::InUse.error(text));
     }
     if !identity.confine(params.class, params.name) {
         let text = format!("{before} cannot say what it is; only an operator's connection can");
-        return Err(ErrorInfo::new(ErrorCode::PermissionDenied, text).reason("more"));
+        return Err(Reason::More.error(text));
     }
     Ok(identity.view(call.connection.number))
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct IntrospectParams {
-    /// Only this method.
-    method: Option<String>,
-}
-
-#[derive(Serialize, JsonSchema)]
-struct Introspection {
-    /// Version of the wire protocol.
-    protocol: u32,
-    /// The methods, by name.
-    methods: Vec<MethodView>,
-    /// Topics that are published.
-    topics: Vec<TopicView>,
-    /// Error codes.
-    errors: Vec<String>,
-    /// SHA-256 of the methods, to know whether a cached copy is still good.
-    digest: String,
-}
-
-#[derive(Serialize, JsonSchema)]
-struct MethodView {
-    name: String,
-    summary: String,
-    permission: Permission,
-    /// The classes that may call it where no policy says otherwise.
-    classes: &'static [Class],
-    /// The right that the caller needs to what the parameters name; none where they name nothing.
-    right: Option<Right>,
-    stability: Stability,
-    /// The version that had it first.
-    since: &'static str,
-    /// The connection of the process that serves it; none where kairod does.
-    served_by: Option<u64>,
-    /// How it is audited: `no`, `before` (or it does not happen), `after`.
-    audited: Audited,
-    /// Whether an idempotency key holds for all connections of the caller's identity.
-    idempotent_across_connections: bool,
-    /// JSON Schema.
-    params: serde_json::Value,
-    /// JSON Schema.
-    result: serde_json::Value,
-}
-
-#[derive(Serialize, JsonSchema)]
-struct TopicView {
-    topic: &'static str,
-    aliases: Vec<String>,
-    summary: &'static str,
-}
-
-fn view(method: &Method) -> MethodView {
-    MethodView {
-        name: method.name.into(),
-        summary: method.summary.into(),
-        permission: method.permission,
-        classes: method.permission.classes(),
-        right: method.right,
-        stability: method.stability,
-        since: method.since,
-        served_by: None,
-        audited: method.audited,
-        idempotent_across_connections: method.across_connections,
-        params: method.params.clone(),
-        result: method.result.clone(),
-    }
-}
-
-/// A method that another process serves: it may be gone, or other, a moment later.
-fn served_view(service: &Service, method: &Served) -> MethodView {
-    MethodView {
-        name: method.name.clone(),
-        summary: method.summary.clone(),
-        permission: method.permission,
-        classes: method.permission.classes(),
-        right: None,
-        stability: Stability::Evolving,
-        since: "",
-        served_by: Some(service.connection.number),
-        audited: Audited::No,
-        idempotent_across_connections: false,
-        params: method.params.clone(),
-        result: method.result.clone(),
-    }
-}
-
-/// Every method, by name, or the one that is asked for.
-fn methods_view(daemon: &Daemon, wanted: Option<&str>) -> Result<Vec<MethodView>, ErrorInfo> {
-    let router = &daemon.router;
-    if let Some(name) = wanted {
-        let served = daemon.services.find(name);
-        return Ok(vec![match served {
-            Some((service, method)) => served_view(&service, &method),
-            None => view(router.find(name)?),
-        }]);
-    }
-    let mut all: Vec<MethodView> = router.methods().iter().map(view).collect();
-    for service in daemon.services.all() {
-        let methods = service.methods.values();
-        all.extend(methods.map(|method| served_view(&service, method)));
-    }
-    all.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(all)
-}
-
-fn introspect(call: &Call, params: &IntrospectParams) -> Result<Introspection, ErrorInfo> {
-    let methods = methods_view(&call.daemon, params.method.as_deref())?;
-    let text = serde_json::to_vec(&methods)
-        .map_err(|error| ErrorInfo::new(ErrorCode::Internal, error.to_string()))?;
-    let digest = Sha256::digest(&text);
-    Ok(Introspection {
-        protocol: u32::from(kairo_wire::frame::VERSION),
-        methods,
-        topics: topics::TOPICS
-            .iter()
-            .map(|(topic, summary)| TopicView {
-                topic,
-                aliases: topics::aliases(topic),
-                summary,
-            })
-            .collect(),
-        errors: ErrorCode::ALL.iter().map(ToString::to_string).collect(),
-        digest: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
-    })
 }
 
 #[derive(Serialize, JsonSchema)]

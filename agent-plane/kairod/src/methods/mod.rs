@@ -4,6 +4,7 @@
 mod device;
 mod event;
 mod intent;
+mod introspection;
 mod kernel;
 mod permission;
 mod rt;
@@ -46,9 +47,9 @@ mod tests {
         let methods = super::all()
             .into_iter()
             .map(|method| method.name.to_string());
-        let topics = crate::topics::TOPICS
+        let topics = crate::facts::TOPICS
             .iter()
-            .map(|(topic, _)| (*topic).to_string());
+            .map(|topic| topic.name.to_string());
         let codes = kairo_wire::ErrorCode::ALL.iter().map(ToString::to_string);
         for name in methods.chain(topics).chain(codes) {
             assert!(reference.contains(&format!("`{name}`")), "{name}");

@@ -1,16 +1,16 @@
 //! `permission.*`: what the rules are, why something is refused, and giving rights for a while.
 
-use kairo_wire::{ErrorCode, ErrorInfo, Value};
+use kairo_wire::ErrorInfo;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::Audited;
-use crate::daemon::Daemon;
-use crate::events::map;
+use crate::facts::{PermissionGranted, PermissionRevoked};
 use crate::permission::grant::{Ends, Grant, MAX_GRANTS, Now, origin};
 use crate::permission::{Class, Decision, DeviceLimits, Right, Rule, Subject, Who, builtin};
+use crate::reasons::Reason;
 use crate::router::{Call, Method, NoParams, Permission};
-use crate::topics::{self, Pattern};
+use crate::topics::Pattern;
 
 /// Longest reason, bytes.
 const MAX_REASON_BYTES: usize = 256;
@@ -203,7 +203,7 @@ fn check(call: &Call, params: &CheckParams) -> Result<Checked, ErrorInfo> {
         None => caller,
         Some(_) if caller.class != Class::Operator => {
             let text = "only an operator may ask about others; leave `who` out";
-            return Err(ErrorInfo::new(ErrorCode::PermissionDenied, text).reason("denied"));
+            return Err(Reason::OperatorsOnly.error(text));
         }
         Some(who) => Subject {
             class: who.class,
@@ -264,7 +264,7 @@ struct Granted {
 }
 
 fn grant(call: &Call, params: GrantParams) -> Result<Granted, ErrorInfo> {
-    let invalid = |text: String| ErrorInfo::new(ErrorCode::InvalidParams, text);
+    let invalid = |text: String| Reason::invalid().error(text);
     let target = Pattern::parse(&params.target).map_err(|error| invalid(error.to_string()))?;
     if params.who.is_empty() {
         let text = "`who` names nobody; give `class`, `name` or `uid`";
@@ -292,7 +292,7 @@ fn grant(call: &Call, params: GrantParams) -> Result<Granted, ErrorInfo> {
     daemon.sweep_grants();
     if daemon.permissions.borrow().grants().len() >= MAX_GRANTS {
         let text = format!("{MAX_GRANTS} grants are in force; revoke some, or use the policy file");
-        return Err(ErrorInfo::new(ErrorCode::Limit, text).reason("grants"));
+        return Err(Reason::Grants.error(text));
     }
     let ends = params.ttl_s.map(|ttl| Ends {
         wall_s: now.wall_s.saturating_add(ttl),
@@ -319,7 +319,12 @@ fn grant(call: &Call, params: GrantParams) -> Result<Granted, ErrorInfo> {
         return Err(error);
     }
     daemon.grants_changed.notify_one();
-    announce(daemon, topics::PERMISSION_GRANTED, id, call);
+    let granted = PermissionGranted {
+        grant: id,
+        by: call.connection.identity.subject().to_string(),
+        request: None,
+    };
+    daemon.bus.publish(&granted, Some(&call.meta));
     Ok(Granted {
         id,
         ends_wall_s: ends.map(|ends| ends.wall_s),
@@ -346,12 +351,16 @@ fn revoke(call: &Call, params: &RevokeParams) -> Result<Revoked, ErrorInfo> {
     let taken = daemon.permissions.borrow_mut().revoke(params.id);
     if taken.is_none() {
         let text = format!("there is no grant {}; see permission.list", params.id);
-        return Err(ErrorInfo::new(ErrorCode::NotFound, text).reason("unknown_grant"));
+        return Err(Reason::UnknownGrant { grant: params.id }.error(text));
     }
     daemon.rights_changed();
     // Taking away is never held up by a disk.
     let kept = daemon.keep_grants().is_ok();
-    announce(daemon, topics::PERMISSION_REVOKED, params.id, call);
+    let revoked = PermissionRevoked {
+        grant: params.id,
+        by: call.connection.identity.subject().to_string(),
+    };
+    daemon.bus.publish(&revoked, Some(&call.meta));
     Ok(Revoked {
         id: params.id,
         kept,
@@ -380,8 +389,7 @@ struct AuditPage {
 
 async fn read_audit(call: Call, params: AuditParams) -> Result<AuditPage, ErrorInfo> {
     let audit = &call.daemon.audit;
-    let unavailable =
-        |text: String| ErrorInfo::new(ErrorCode::Unavailable, text).reason("no_audit");
+    let unavailable = |text: String| Reason::NoAudit.error(text);
     let Some(directory) = audit.directory().map(std::path::Path::to_path_buf) else {
         return Err(unavailable(
             "there is no audit log; see kairod's words".into(),
@@ -410,10 +418,4 @@ async fn read_audit(call: Call, params: AuditParams) -> Result<AuditPage, ErrorI
         answer.records.push(record);
     }
     Ok(answer)
-}
-
-fn announce(daemon: &Daemon, topic: &str, id: u64, call: &Call) {
-    let by = call.connection.identity.subject().to_string();
-    let data = map([("grant", Value::from(id)), ("by", Value::from(by))]);
-    daemon.bus.publish(topic, data, Some(&call.meta));
 }

@@ -14,13 +14,14 @@ use kairo_link::stats::{
     BusStats, LoopStats, PeriodStats, RecorderStats, ServoStats, Stats, StatsBlock, ThreadStats,
 };
 use kairo_link::system_call;
-use kairo_wire::{ErrorCode, ErrorInfo};
+use kairo_wire::ErrorInfo;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::Audited;
 use crate::device::Device;
 use crate::plane::Plane;
+use crate::reasons::Reason;
 use crate::refusal;
 use crate::router::{Call, Method, NoParams, Permission};
 use crate::views::{self, Status};
@@ -705,7 +706,7 @@ fn source(names: &[&str], chosen: &[usize], several: &str) -> String {
 }
 
 fn mismatch(text: &str) -> ErrorInfo {
-    ErrorInfo::new(ErrorCode::InvalidParams, text)
+    Reason::invalid().error(text)
 }
 
 /// The one that is asked for, or the only one, or all. Welcomes hold no more than the block has
@@ -733,7 +734,7 @@ fn choose(
             Some(wanted) => format!("there is no {what} {wanted:?}; there are: {known}"),
             None => format!("name a {what}, or ask for all; there are: {known}"),
         };
-        ErrorInfo::new(ErrorCode::NotFound, text).reason("unknown_source")
+        Reason::UnknownSource.error(text)
     })
 }
 

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use kairo_wire::{ErrorCode, ErrorInfo, Value};
+use kairo_wire::ErrorInfo;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::Audited;
-use crate::events::map;
+use crate::facts::ServiceAdded;
 use crate::permission::Right;
+use crate::reasons::Reason;
 use crate::router::{Call, Method, NoParams, Permission};
 use crate::services::{MAX_METHODS, RESERVED, Served, Service};
-use crate::topics;
 use crate::views::Peer;
 
 /// Longest name of a namespace or method, bytes.
@@ -93,7 +93,7 @@ fn register(call: &Call, params: RegisterParams) -> Result<Registered, ErrorInfo
     check_name("namespace", &namespace)?;
     if RESERVED.contains(&namespace.as_str()) {
         let text = format!("{namespace} is a namespace of the kernel; choose another");
-        return Err(ErrorInfo::new(ErrorCode::Conflict, text).reason("namespace_reserved"));
+        return Err(Reason::NamespaceReserved.error(text));
     }
     if !call.daemon.may_serve(&call.connection, &namespace) {
         let right = Right::ServiceRegister;
@@ -102,7 +102,7 @@ fn register(call: &Call, params: RegisterParams) -> Result<Registered, ErrorInfo
     let timeout_ms = params.timeout_ms.unwrap_or(USUAL_TIMEOUT_MS);
     if timeout_ms == 0 || timeout_ms > MAX_TIMEOUT_MS {
         let text = format!("timeout_ms is {timeout_ms}, allowed is 1 to {MAX_TIMEOUT_MS}");
-        return Err(ErrorInfo::new(ErrorCode::Limit, text).reason("timeout_ms"));
+        return Err(Reason::TimeoutMs.error(text));
     }
     let methods = served(&namespace, params.methods)?;
     let names: Vec<String> = methods.keys().cloned().collect();
@@ -114,13 +114,12 @@ fn register(call: &Call, params: RegisterParams) -> Result<Registered, ErrorInfo
         Duration::from_millis(timeout_ms),
     ))?;
     let peer = call.connection.identity.view(call.connection.number);
-    let data = map([
-        ("namespace", Value::from(namespace.as_str())),
-        ("connection", Value::from(peer.connection)),
-        ("pid", Value::from(peer.pid)),
-    ]);
-    let cause = Some(&call.meta);
-    call.daemon.bus.publish(topics::SERVICE_ADDED, data, cause);
+    let added = ServiceAdded {
+        namespace: namespace.clone(),
+        connection: peer.connection,
+        pid: peer.pid,
+    };
+    call.daemon.bus.publish(&added, Some(&call.meta));
     Ok(Registered {
         namespace,
         methods: names,
@@ -132,7 +131,7 @@ fn served(
     namespace: &str,
     methods: Vec<MethodParams>,
 ) -> Result<BTreeMap<String, Served>, ErrorInfo> {
-    let invalid = |text: String| ErrorInfo::new(ErrorCode::InvalidParams, text);
+    let invalid = |text: String| Reason::invalid().error(text);
     if methods.is_empty() || methods.len() > MAX_METHODS {
         let text = format!("{} methods, allowed is 1 to {MAX_METHODS}", methods.len());
         return Err(invalid(text));
@@ -177,7 +176,7 @@ fn check_name(what: &str, name: &str) -> Result<(), ErrorInfo> {
     let shown: String = name.chars().take(64).collect();
     let text =
         format!("{shown:?} is no {what}: 1 to {MAX_NAME_BYTES} lower-case letters, digits or `_`");
-    Err(ErrorInfo::new(ErrorCode::InvalidParams, text))
+    Err(Reason::invalid().error(text))
 }
 
 #[derive(Serialize, JsonSchema)]

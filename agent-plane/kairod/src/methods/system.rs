@@ -1,10 +1,11 @@
 //! `system.*`: what machine this is and how it is doing, read from /proc and /sys at each call.
 
-use kairo_wire::{ErrorCode, ErrorInfo};
+use kairo_wire::ErrorInfo;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::fs;
 
+use crate::reasons::Reason;
 use crate::router::{Call, Method, NoParams, Permission};
 
 /// The commit the image builder built from.
@@ -67,7 +68,7 @@ struct Kernel {
 
 fn info(call: &Call) -> Result<Info, ErrorInfo> {
     let names = nix::sys::utsname::uname()
-        .map_err(|errno| ErrorInfo::new(ErrorCode::Internal, format!("uname failed: {errno}")))?;
+        .map_err(|errno| Reason::Internal.error(format!("uname failed: {errno}")))?;
     let text = |name: &std::ffi::OsStr| name.to_string_lossy().into_owned();
     let version = text(names.version());
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
@@ -103,13 +104,8 @@ fn os_field(release: &str, name: &str) -> String {
 }
 
 fn read(path: &str) -> Result<String, ErrorInfo> {
-    fs::read_to_string(path).map_err(|error| {
-        ErrorInfo::new(
-            ErrorCode::Unavailable,
-            format!("cannot read {path}: {error}"),
-        )
-        .reason("no_proc")
-    })
+    fs::read_to_string(path)
+        .map_err(|error| Reason::NoProc.error(format!("cannot read {path}: {error}")))
 }
 
 fn first_number(text: &str) -> f64 {
