@@ -72,6 +72,10 @@ pub const TOPICS: &[(&str, &str)] = &[
     (PERMISSION_GRANTED, "a right was given: {grant, by}"),
     (PERMISSION_REVOKED, "a grant was taken away: {grant, by}"),
     (
+        CONNECTION_REFUSED,
+        "this connection is not served, and closes: an error; sent to it alone, without seq",
+    ),
+    (
         EVENT_GAP,
         "this subscription missed events: {from_seq, to_seq, lost}; sent to it alone",
     ),
@@ -85,6 +89,8 @@ pub const TOPICS: &[(&str, &str)] = &[
     ),
 ];
 
+/// See [`TOPICS`].
+pub const CONNECTION_REFUSED: &str = "kairo.system.connection.refused";
 /// See [`TOPICS`].
 pub const READY: &str = "kairo.system.ready";
 /// See [`TOPICS`].

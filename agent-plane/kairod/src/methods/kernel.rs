@@ -47,7 +47,8 @@ pub fn methods() -> Vec<Method> {
             Permission::Observe,
             "Cancels a request of this connection that is under way; it answers E_CANCELED.",
             async |call, params| Ok(cancel(&call, &params)),
-        ),
+        )
+        .urgent(),
         Method::new(
             "kernel.confine",
             Permission::Observe,
@@ -142,7 +143,7 @@ fn hello(call: &Call, params: &HelloParams) -> Hello {
 
 /// A request's id, as the protocol has it.
 #[derive(Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "an id: a whole number or a text")]
 enum IdParam {
     Number(i64),
     Text(String),
@@ -244,6 +245,8 @@ struct MethodView {
     audited: Audited,
     /// Whether an idempotency key holds for all connections of the caller's identity.
     idempotent_across_connections: bool,
+    /// Whether it overtakes requests of its connection that wait.
+    urgent: bool,
     /// JSON Schema.
     params: serde_json::Value,
     /// JSON Schema.
@@ -269,6 +272,7 @@ fn view(method: &Method) -> MethodView {
         served_by: None,
         audited: method.audited,
         idempotent_across_connections: method.across_connections,
+        urgent: method.is_urgent,
         params: method.params.clone(),
         result: method.result.clone(),
     }
@@ -287,6 +291,7 @@ fn served_view(service: &Service, method: &Served) -> MethodView {
         served_by: Some(service.connection.number),
         audited: Audited::No,
         idempotent_across_connections: false,
+        urgent: false,
         params: method.params.clone(),
         result: method.result.clone(),
     }
@@ -338,8 +343,18 @@ struct Diagnostics {
     requests: u64,
     /// Requests refused since the start.
     refusals: u64,
-    /// Connections turned away because there were too many.
+    /// Connections turned away because there were too many: `refused_full` and `refused_share`.
     refused_connections: u64,
+    /// Those for which no place was free.
+    refused_full: u64,
+    /// Those whose user has its share.
+    refused_share: u64,
+    /// Connections that never said anything, closed for another of their user.
+    closed_silent: u64,
+    /// Attempts to connect that the system failed, for want of descriptors or memory.
+    failed_accepts: u64,
+    /// Places for connections.
+    places: usize,
     /// The connections.
     connections: Vec<ConnectionView>,
 }
@@ -364,10 +379,16 @@ fn diagnostics(call: &Call) -> Diagnostics {
         in_flight: connection.in_flight(),
         subscriptions: connection.subscriptions.borrow().keys().cloned().collect(),
     });
+    let counts = call.daemon.admission.counts();
     Diagnostics {
         requests,
         refusals,
-        refused_connections: call.daemon.refused_connections.get(),
+        refused_connections: counts.full + counts.share,
+        refused_full: counts.full,
+        refused_share: counts.share,
+        closed_silent: counts.silent,
+        failed_accepts: counts.failures,
+        places: counts.places,
         connections: connections.collect(),
     }
 }
