@@ -10,6 +10,7 @@
 pub mod bench;
 pub mod binaries;
 pub mod demo;
+pub mod fuzz;
 pub mod host;
 pub mod hosted;
 pub mod image;

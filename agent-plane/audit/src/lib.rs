@@ -43,4 +43,4 @@ pub use open::{OpenError, OpenReport, Quarantined};
 pub use read::{Page, ReadError, read};
 pub use record::{Begin, Body, Broken, Checkpoint, CheckpointCause, Record, Retired, Segment};
 pub use text::plain;
-pub use verify::{Report, VerifyError, VerifyOptions, verify};
+pub use verify::{Report, VerifyError, VerifyOptions, verify, verify_copy};

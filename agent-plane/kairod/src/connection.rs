@@ -11,15 +11,17 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use kairo_wire::message::Message;
-use kairo_wire::{Decoder, Frame, FrameKind, Id, Limits, Request, Response, scan};
+use kairo_wire::message::{Message, MessageError};
+use kairo_wire::{Decoder, ErrorInfo, Frame, FrameKind, Id, Limits, Request, Response, scan};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::daemon::Daemon;
+use crate::held::Held;
 use crate::idempotency;
 use crate::identity::Identity;
 use crate::outgoing::Outgoing;
@@ -29,7 +31,7 @@ use crate::subscription::Subscription;
 
 /// How long a frame may take from its first byte to its last.
 pub const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
-/// Requests of one connection under way at once; more wait in the socket.
+/// Requests of one connection under way at once; more wait ([`Held`]), then in the socket.
 pub const MAX_IN_FLIGHT: usize = 64;
 /// Requests that a connection may begin before others have their turn.
 const REQUESTS_A_TURN: u32 = 8;
@@ -55,6 +57,15 @@ pub struct Connection {
     pub next_subscription: Cell<u64>,
     tasks: RefCell<JoinSet<()>>,
     in_flight: Cell<usize>,
+    /// Requests that wait until others have ended, or until the peer reads.
+    held: Held,
+    /// When it was accepted.
+    opened: Instant,
+    /// Whether a whole frame ever came.
+    has_spoken: Cell<bool>,
+    /// Whether its place was given to another.
+    is_turned_out: Cell<bool>,
+    turned_out: Notify,
     /// Requests under way that have an id.
     running: RefCell<BTreeMap<Key, Running>>,
     /// Notifications ever begun, for their keys.
@@ -74,6 +85,8 @@ struct Running {
     task: AbortHandle,
     /// What it belongs to.
     intent: Option<String>,
+    /// Whether it counts as urgent.
+    is_urgent: bool,
 }
 
 /// Why a connection ended.
@@ -97,6 +110,11 @@ impl Connection {
             next_subscription: Cell::new(1),
             tasks: RefCell::default(),
             in_flight: Cell::new(0),
+            held: Held::default(),
+            opened: Instant::now(),
+            has_spoken: Cell::new(false),
+            is_turned_out: Cell::new(false),
+            turned_out: Notify::new(),
             running: RefCell::default(),
             notifications: Cell::new(0),
         }
@@ -104,12 +122,57 @@ impl Connection {
 
     /// Requests under way.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.get()
+        self.in_flight.get() + self.held.urgent()
     }
 
-    /// Stops a request that is under way; its answer is `E_CANCELED`. False if there is none.
+    /// Whether it was accepted at least `time` ago and no whole frame ever came.
+    pub fn is_silent(&self, time: Duration) -> bool {
+        !self.has_spoken.get() && self.opened.elapsed() >= time
+    }
+
+    /// Whether it ends without a word, for another in its place.
+    pub fn leaves(&self) -> bool {
+        self.is_turned_out.get()
+    }
+
+    /// Ends it, for another in its place.
+    pub fn turn_out(&self) {
+        self.is_turned_out.set(true);
+        self.turned_out.notify_one();
+    }
+
+    /// Whether an ordinary request may begin.
+    fn has_place(&self) -> bool {
+        self.in_flight.get() < MAX_IN_FLIGHT && self.outgoing.has_any_room()
+    }
+
+    /// Returns once an ordinary request may begin.
+    async fn place(&self) {
+        loop {
+            let freed = self.outgoing.freed.notified();
+            tokio::pin!(freed);
+            // Registered before the check, so that a place freed in between is not missed.
+            freed.as_mut().enable();
+            if self.has_place() {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    /// Stops a request that is under way or waits; its answer is `E_CANCELED`. False if there is
+    /// none.
     pub fn cancel(&self, id: &Id) -> bool {
-        self.call_off(&Key::Request(id.clone()))
+        if self.call_off(&Key::Request(id.clone())) {
+            return true;
+        }
+        let waited = self.held.cancel(id);
+        if waited {
+            self.outgoing.push(canceled(id));
+            // There is room for another to wait, so reading can go on.
+            self.outgoing.freed.notify_waiters();
+        }
+        waited
     }
 
     fn call_off(&self, key: &Key) -> bool {
@@ -117,10 +180,11 @@ impl Connection {
             return false;
         };
         running.task.abort();
-        self.ended(match key {
+        let frame = match key {
             Key::Request(id) => canceled(id),
             Key::Notification(_) => Vec::new(),
-        });
+        };
+        self.ended(frame, running.is_urgent);
         true
     }
 
@@ -150,8 +214,11 @@ impl Connection {
         before - all.len()
     }
 
-    /// Cancels every request under way.
+    /// Cancels every request that waits or is under way.
     pub fn cancel_all(&self) {
+        for id in self.held.cancel_all() {
+            self.outgoing.push(canceled(&id));
+        }
         let keys: Vec<Key> = self.running.borrow().keys().cloned().collect();
         for key in keys {
             self.call_off(&key);
@@ -159,8 +226,11 @@ impl Connection {
     }
 
     /// A request that was under way ended with this frame.
-    fn ended(&self, frame: Vec<u8>) {
-        self.in_flight.set(self.in_flight.get() - 1);
+    fn ended(&self, frame: Vec<u8>, is_urgent: bool) {
+        match is_urgent {
+            true => self.held.urgent_ended(),
+            false => self.in_flight.set(self.in_flight.get() - 1),
+        }
         self.outgoing.push(frame);
         // Also when there was nothing to write: somebody may wait for the place.
         self.outgoing.freed.notify_waiters();
@@ -191,6 +261,7 @@ pub async fn serve(daemon: Rc<Daemon>, stream: UnixStream) {
     let end = tokio::select! {
         end = read(&daemon, &connection, reader) => end,
         () = connection.identity.ended() => End::Gone,
+        () = connection.turned_out.notified() => End::Gone,
         _ = &mut writing => End::Gone,
     };
 
@@ -210,70 +281,133 @@ pub async fn serve(daemon: Rc<Daemon>, stream: UnixStream) {
     daemon.connections.borrow_mut().remove(&number);
 }
 
+/// What has come of a connection's bytes.
+struct Reading {
+    socket: OwnedReadHalf,
+    buffer: Vec<u8>,
+    decoder: Decoder,
+    /// When the frame that has begun must be whole.
+    due: Option<Instant>,
+    /// The peer sends nothing more.
+    is_over: bool,
+    /// Requests begun in this turn.
+    begun: u32,
+}
+
 /// Reads frames and starts what they ask for.
-async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, mut socket: OwnedReadHalf) -> End {
-    let mut decoder = Decoder::new(Limits::default());
-    let mut buffer = vec![0; 16 * 1024];
-    let mut due: Option<Instant> = None;
-    let mut turn = 0;
+async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, socket: OwnedReadHalf) -> End {
+    let mut reading = Reading {
+        socket,
+        buffer: vec![0; 16 * 1024],
+        decoder: Decoder::new(Limits::default()),
+        due: None,
+        is_over: false,
+        begun: 0,
+    };
     loop {
-        loop {
-            match decoder.next_frame() {
+        let held = &connection.held;
+        if begin_held(daemon, connection, &mut reading).await.is_err() {
+            return End::Done;
+        }
+        if !held.is_full() {
+            match reading.decoder.next_frame() {
                 Ok(Some(frame)) => {
-                    due = None;
-                    if take(daemon, connection, &frame).await.is_err() {
+                    reading.due = None;
+                    connection.has_spoken.set(true);
+                    if take(daemon, connection, frame).await.is_err() {
                         return End::Done;
                     }
-                    // A few requests a turn: a read may hold hundreds, and notifications are not
-                    // slowed by their responses.
-                    turn = (turn + 1) % REQUESTS_A_TURN;
-                    if turn == 0 {
-                        tokio::task::yield_now().await;
-                    }
+                    reading.rest().await;
+                    continue;
                 }
-                Ok(None) => break,
+                Ok(None) => {}
                 Err(error) => {
-                    let id = scan::salvage_id(decoder.unfinished_payload());
                     let error = Reason::Malformed.error(error.to_string());
-                    connection.outgoing.push(refusal(id, error));
-                    return End::Done;
+                    return reading.give_up(connection, error);
                 }
             }
         }
-        let reading = socket.read(&mut buffer);
-        let count = if decoder.is_mid_frame() {
-            let due = *due.get_or_insert_with(|| Instant::now() + FRAME_TIMEOUT);
-            match tokio::time::timeout_at(due, reading).await {
-                Ok(count) => count,
-                Err(_) => {
-                    let id = scan::salvage_id(decoder.unfinished_payload());
-                    let seconds = FRAME_TIMEOUT.as_secs();
-                    let text = format!("a frame did not arrive whole within {seconds} s");
-                    let error = Reason::SlowFrame.error(text);
-                    connection.outgoing.push(refusal(id, error));
-                    return End::Done;
-                }
-            }
-        } else {
-            reading.await
+        if reading.is_over && held.is_empty() {
+            return End::Done;
+        }
+        if reading.is_over || held.is_full() {
+            // Nobody can be late who is not read.
+            reading.due = None;
+            connection.place().await;
+            continue;
+        }
+        let more = tokio::select! {
+            more = reading.more() => more,
+            // What waits is begun as soon as it may, whether anything more comes or not.
+            () = connection.place(), if !held.is_empty() => continue,
         };
-        match count {
-            Ok(0) => return End::Done,
-            Err(_) => return End::Gone,
-            Ok(count) => decoder.feed(&buffer[..count]),
+        match more {
+            Some(Ok(count)) => reading.fed(count),
+            Some(Err(_)) => return End::Gone,
+            None => {
+                let seconds = FRAME_TIMEOUT.as_secs();
+                let text = format!("a frame did not arrive whole within {seconds} s");
+                let error = Reason::SlowFrame.error(text);
+                return reading.give_up(connection, error);
+            }
         }
     }
 }
 
-/// Takes one frame. An error means that the connection must close.
-async fn take(daemon: &Rc<Daemon>, connection: &Rc<Connection>, frame: &Frame) -> Result<(), ()> {
-    let refuse = |text: String| {
-        let id = scan::salvage_id(&frame.payload);
-        let known = id.is_some();
-        let error = Reason::Malformed.error(text);
+impl Reading {
+    /// Waits for bytes; none when the frame that has begun is late.
+    async fn more(&mut self) -> Option<std::io::Result<usize>> {
+        if !self.decoder.is_mid_frame() {
+            return Some(self.socket.read(&mut self.buffer).await);
+        }
+        let due = *self
+            .due
+            .get_or_insert_with(|| Instant::now() + FRAME_TIMEOUT);
+        let reading = self.socket.read(&mut self.buffer);
+        tokio::time::timeout_at(due, reading).await.ok()
+    }
+
+    /// So many bytes came.
+    fn fed(&mut self, count: usize) {
+        self.is_over = count == 0;
+        self.decoder.feed(&self.buffer[..count]);
+    }
+
+    /// A few requests a turn: a read may hold hundreds, and notifications are not slowed by their
+    /// responses.
+    async fn rest(&mut self) {
+        self.begun = (self.begun + 1) % REQUESTS_A_TURN;
+        if self.begun == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Refuses the frame that has begun, where it says its id.
+    fn give_up(&self, connection: &Connection, error: ErrorInfo) -> End {
+        let id = scan::salvage_id(self.decoder.unfinished_payload());
         connection.outgoing.push(refusal(id, error));
-        known
-    };
+        End::Done
+    }
+}
+
+/// Begins what waited and may now. An error means that the connection must close.
+async fn begin_held(
+    daemon: &Rc<Daemon>,
+    connection: &Rc<Connection>,
+    reading: &mut Reading,
+) -> Result<(), ()> {
+    while connection.has_place()
+        && let Some(payload) = connection.held.pop()
+    {
+        let request = Request::decode(&payload, &Limits::default());
+        begin(daemon, connection, request, &payload).await?;
+        reading.rest().await;
+    }
+    Ok(())
+}
+
+/// Takes one frame. An error means that the connection must close.
+async fn take(daemon: &Rc<Daemon>, connection: &Rc<Connection>, frame: Frame) -> Result<(), ()> {
     if frame.kind == FrameKind::Response && connection.has_served.get() {
         // A service that does not speak the protocol is not worth keeping.
         let response = Response::decode(&frame.payload, &Limits::default()).map_err(drop)?;
@@ -283,37 +417,75 @@ async fn take(daemon: &Rc<Daemon>, connection: &Rc<Connection>, frame: &Frame) -
         return Ok(());
     }
     if frame.kind != FrameKind::Request {
-        refuse("a client sends request frames only, and responses where it serves".into());
+        let text = "a client sends request frames only, and responses where it serves";
+        refuse(connection, &frame.payload, text.into());
         return Err(());
     }
-    let request = match Request::decode(&frame.payload, &Limits::default()) {
-        Ok(request) => request,
-        // The frame was whole and has an id: the next one may well be fine.
-        Err(error @ kairo_wire::message::MessageError::Shape { .. }) => {
-            return if refuse(error.to_string()) {
-                Ok(())
-            } else {
-                Err(())
-            };
-        }
-        Err(error) => {
-            refuse(error.to_string());
-            return Err(());
-        }
-    };
-    // Back-pressure: no further request is taken while responses pile up.
-    connection.outgoing.room().await;
-    while connection.in_flight.get() >= MAX_IN_FLIGHT {
-        // A response makes room, and rings when it is written.
-        let freed = connection.outgoing.freed.notified();
-        freed.await;
+    let request = Request::decode(&frame.payload, &Limits::default());
+    if let Ok(request) = &request
+        && daemon.router.is_urgent(&request.method)
+        && connection
+            .held
+            .lets_through(connection.outgoing.has_any_room())
+    {
+        start(daemon, connection, request.clone(), true).await;
+        return Ok(());
     }
-    start(daemon, connection, request).await;
+    if connection.held.is_empty() && connection.has_place() {
+        return begin(daemon, connection, request, &frame.payload).await;
+    }
+    // Back-pressure: nothing further is begun while responses pile up. Kept as bytes, because what
+    // is made of them can be forty times as much.
+    let id = match request {
+        Ok(request) => request.id,
+        Err(_) => None,
+    };
+    connection.held.push(id, frame.payload);
     Ok(())
 }
 
+/// Says what is wrong with a request; whether it said its id.
+fn refuse(connection: &Connection, payload: &[u8], text: String) -> bool {
+    let id = scan::salvage_id(payload);
+    let known = id.is_some();
+    let error = Reason::Malformed.error(text);
+    connection.outgoing.push(refusal(id, error));
+    known
+}
+
+/// Starts an ordinary request, or refuses it. An error means that the connection must close.
+async fn begin(
+    daemon: &Rc<Daemon>,
+    connection: &Rc<Connection>,
+    request: Result<Request, MessageError>,
+    payload: &[u8],
+) -> Result<(), ()> {
+    match request {
+        Ok(request) => {
+            start(daemon, connection, request, false).await;
+            Ok(())
+        }
+        // The frame was whole and has an id: the next one may well be fine.
+        Err(error @ MessageError::Shape { .. }) => {
+            match refuse(connection, payload, error.to_string()) {
+                true => Ok(()),
+                false => Err(()),
+            }
+        }
+        Err(error) => {
+            refuse(connection, payload, error.to_string());
+            Err(())
+        }
+    }
+}
+
 /// Starts a request; what cannot finish at once goes on beside the reader.
-async fn start(daemon: &Rc<Daemon>, connection: &Rc<Connection>, request: Request) {
+async fn start(
+    daemon: &Rc<Daemon>,
+    connection: &Rc<Connection>,
+    request: Request,
+    is_urgent: bool,
+) {
     let id = request.id.clone();
     let meta = request.meta.as_ref();
     let intent = meta.and_then(|meta| meta.correlation_id.clone());
@@ -333,7 +505,10 @@ async fn start(daemon: &Rc<Daemon>, connection: &Rc<Connection>, request: Reques
     match now.await {
         Poll::Ready(frame) => connection.outgoing.push(frame),
         Poll::Pending => {
-            connection.in_flight.set(connection.in_flight.get() + 1);
+            match is_urgent {
+                true => connection.held.urgent_began(),
+                false => connection.in_flight.set(connection.in_flight.get() + 1),
+            }
             let caller = Rc::clone(connection);
             let key = id.map_or_else(
                 || {
@@ -347,9 +522,13 @@ async fn start(daemon: &Rc<Daemon>, connection: &Rc<Connection>, request: Reques
             let task = connection.spawn(async move {
                 let frame = work.await;
                 caller.running.borrow_mut().remove(&ended);
-                caller.ended(frame);
+                caller.ended(frame, is_urgent);
             });
-            let running = Running { task, intent };
+            let running = Running {
+                task,
+                intent,
+                is_urgent,
+            };
             connection.running.borrow_mut().insert(key, running);
         }
     }

@@ -9,18 +9,20 @@ use std::time::{Duration, Instant};
 use kairo_wire::{ErrorInfo, Meta};
 use tokio::sync::Notify;
 
+use crate::admission::Admission;
 use crate::audit::{self, Audit};
 use crate::cancellation::{Canceled, cancel_everywhere};
 use crate::connection::Connection;
 use crate::denial::{self, Quotas};
 use crate::events::EventBus;
 use crate::facts::{
-    AuditFinding, IntentEnded, IntentStarted, PermissionRevoked, ServiceRemoved, Stopping,
+    AuditFinding, IntentEnded, IntentStarted, PermissionRevoked, Ready, ServiceRemoved, Stopping,
 };
 use crate::grant_file::GrantFile;
+use crate::grant_writer::GrantWriter;
 use crate::idempotency::Keys;
 use crate::intents::{Intent, Intents, Status};
-use crate::permission::grant::Now;
+use crate::permission::grant::{Grant, Now};
 use crate::permission::policy::Policy;
 use crate::permission::{Class, Decision, DeviceLimits, Right, Table};
 use crate::plane::{Plane, SharedPlane};
@@ -44,8 +46,10 @@ pub struct Daemon {
     pub router: Router,
     /// Who may do what.
     pub permissions: RefCell<Table>,
-    /// Where grants are kept; none without a state directory.
-    grant_file: Option<GrantFile>,
+    /// Who writes grants down; none without a state directory.
+    grant_writer: Option<GrantWriter>,
+    /// Grants that are being written, and not in force yet.
+    pub grants_to_come: Cell<usize>,
     /// Who did what.
     pub audit: Audit,
     /// Requests that may be repeated.
@@ -56,8 +60,8 @@ pub struct Daemon {
     pub services: Services,
     /// Open connections by number.
     pub connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
-    /// Connections refused because there were too many.
-    pub refused_connections: Cell<u64>,
+    /// Who gets a connection.
+    pub admission: Admission,
     /// Rung when there are other grants than before.
     pub grants_changed: Notify,
     /// How much each user may still write into the audit log.
@@ -72,13 +76,7 @@ impl Daemon {
     pub fn new(policy: Policy, state_dir: Option<&Path>) -> Self {
         let bus = Rc::new(EventBus::new());
         let mut table = Table::new(policy);
-        let grant_file = state_dir.map(GrantFile::in_directory);
-        match grant_file.as_ref().map(GrantFile::load) {
-            Some(Ok((grants, next))) => table.restore(grants, next),
-            // No grant is the closed state; the operator sees it in permission.list.
-            Some(Err(trouble)) => say!("kairod: no grants: {trouble}"),
-            None => {}
-        }
+        let grant_writer = state_dir.and_then(|directory| restore_grants(directory, &mut table));
         let (audit, findings) = Audit::open(state_dir);
         for finding in &findings.0 {
             say!("kairod: audit: {finding}");
@@ -87,7 +85,8 @@ impl Daemon {
         }
         Self {
             audit,
-            grant_file,
+            grant_writer,
+            grants_to_come: Cell::new(0),
             started: Instant::now(),
             plane: Rc::new(RefCell::new(Plane::new(Rc::clone(&bus)))),
             bus,
@@ -97,12 +96,17 @@ impl Daemon {
             intents: RefCell::default(),
             services: Services::default(),
             connections: RefCell::default(),
-            refused_connections: Cell::new(0),
+            admission: Admission::default(),
             grants_changed: Notify::new(),
             quotas: RefCell::default(),
             draining: Cell::new(false),
             next_connection: Cell::new(1),
         }
+    }
+
+    /// Tells everybody that it answers.
+    pub fn is_ready(&self) {
+        self.bus.publish(&Ready {}, None);
     }
 
     /// A number for a new connection.
@@ -271,22 +275,40 @@ impl Daemon {
         Err(self.denied(connection, Right::MethodCall, name, &decision))
     }
 
-    /// Writes the grants down.
+    /// Has a grant written down. It may be in force once that is answered, and not before.
     ///
     /// # Errors
-    /// There is no state directory, or it cannot be written.
-    pub fn keep_grants(&self) -> Result<(), ErrorInfo> {
-        let Some(file) = &self.grant_file else {
+    /// There is no state directory.
+    pub fn keep_grant(
+        &self,
+        grant: Grant,
+    ) -> Result<impl Future<Output = Result<(), ErrorInfo>> + 'static, ErrorInfo> {
+        let Some(writer) = &self.grant_writer else {
             let text = "kairod has no state directory, so a grant would not survive a restart; \
                         see `kairo status`";
             return Err(Reason::NoStateDirectory.error(text));
         };
-        let table = self.permissions.borrow();
-        file.keep(table.grants(), table.next_grant())
-            .map_err(|error| {
-                let text = format!("the grants cannot be written down: {error}");
+        let told = writer.given(grant);
+        Ok(async move {
+            let kept = told
+                .await
+                .unwrap_or_else(|_| Err("its writer ended".into()));
+            kept.map_err(|error| {
+                let text = format!("the grant cannot be written down: {error}");
                 Reason::NoStore { cause: None }.error_retried(text, 1000)
             })
+        })
+    }
+
+    /// Has grants that ended taken out of the file. Gives whether that is on the disk.
+    pub fn forget_grants(&self, ids: Vec<u64>) -> impl Future<Output = bool> + 'static {
+        let told = self.grant_writer.as_ref().map(|writer| writer.ended(ids));
+        async move {
+            match told {
+                Some(told) => matches!(told.await, Ok(Ok(()))),
+                None => false,
+            }
+        }
     }
 
     /// What of `connection` is in force and rests on its rights; none if nothing is.
@@ -332,16 +354,14 @@ impl Daemon {
             return;
         }
         self.rights_changed();
+        // Nobody waits for it: after a restart they end again, by the clocks.
+        drop(self.forget_grants(over.iter().map(|grant| grant.id).collect()));
         for grant in over {
             let revoked = PermissionRevoked {
                 grant: grant.id,
                 by: "its end".into(),
             };
             self.bus.publish(&revoked, None);
-        }
-        if let Err(error) = self.keep_grants() {
-            // Ended all the same; after a restart they end again, by the clocks.
-            say!("kairod: {error}");
         }
     }
 
@@ -417,4 +437,18 @@ impl Daemon {
         }
         denial::refusal(&subject, right, target, decision)
     }
+}
+
+/// Puts the grants that were kept into `table`, and starts who keeps them from now on.
+fn restore_grants(state_dir: &Path, table: &mut Table) -> Option<GrantWriter> {
+    let file = GrantFile::in_directory(state_dir);
+    match file.load() {
+        Ok((grants, next)) => table.restore(grants, next),
+        // No grant is the closed state; the operator sees it in permission.list.
+        Err(trouble) => say!("kairod: no grants: {trouble}"),
+    }
+    let writer = GrantWriter::start(file, table.grants().to_vec(), table.next_grant());
+    writer
+        .inspect_err(|error| say!("kairod: no grants can be given: {error}"))
+        .ok()
 }

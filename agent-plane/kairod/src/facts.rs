@@ -7,6 +7,7 @@
 //! Aliases follow from the name: [`crate::topics::aliases`].
 
 use kairo_events::Class;
+use kairo_wire::ErrorInfo;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -94,6 +95,8 @@ topics! {
         "a right was given";
     PermissionRevoked: "kairo.system.security.permission.revoked", Synchronous, Evolving, "0.1",
         "a grant was taken away, or is over";
+    ConnectionRefused: "kairo.system.connection.refused", Volatile, Evolving, "0.1",
+        "this connection is not served, and closes; sent to it alone, without a number";
     EventGap: "kairo.system.event.gap", Volatile, Stable, "0.1",
         "this subscription missed events; sent to it alone";
     EventReplayed: "kairo.system.event.replayed", Volatile, Evolving, "0.1",
@@ -305,6 +308,31 @@ pub struct PermissionRevoked {
     pub grant: u64,
     /// Who took it away, in words, or `its end`.
     pub by: String,
+}
+
+/// Why there is no place.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct ConnectionRefused {
+    /// As `error_info` of a response has it.
+    #[serde(flatten)]
+    #[schemars(with = "RefusedView")]
+    pub error: ErrorInfo,
+}
+
+/// What is told of an error.
+#[derive(JsonSchema)]
+#[allow(dead_code)] // For its schema alone.
+struct RefusedView {
+    /// The stable code.
+    code: String,
+    /// For people.
+    message: String,
+    /// What else there is to say, with the reason.
+    details: serde_json::Value,
+    /// Whether it is worth trying again.
+    retryable: bool,
+    /// After how many milliseconds.
+    retry_after_ms: Option<u64>,
 }
 
 /// What was missed.

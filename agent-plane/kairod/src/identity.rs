@@ -13,6 +13,7 @@
 use std::cell::{Ref, RefCell};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use tokio::io::unix::AsyncFd;
@@ -38,7 +39,12 @@ impl Identity {
     /// Asks the kernel about the peer of `stream`, and the policy what that makes it.
     pub fn of(stream: &UnixStream, policy: &Policy) -> nix::Result<Self> {
         let credentials = getsockopt(stream, PeerCredentials)?;
-        let pinned = peer_pid_fd(stream).and_then(|fd| watch(fd).ok());
+        // Nobody is served unpinned where pinning is possible: not a peer that is gone already,
+        // and not because somebody used up our descriptors.
+        let pinned = match peer_pid_fd(stream) {
+            Err(Errno::ENOPROTOOPT) => None,
+            fd => Some(watch(fd?).map_err(|_| Errno::EMFILE)?),
+        };
         let pid = credentials.pid();
         // Read after pinning: the name is that of the pinned process or of none.
         let process = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
@@ -113,6 +119,13 @@ impl Identity {
     }
 }
 
+/// The user of a connection that is not served yet, and the class that the policy gives it.
+pub fn user_of(stream: &UnixStream, policy: &Policy) -> nix::Result<(u32, Class)> {
+    let credentials = getsockopt(stream, PeerCredentials)?;
+    let (class, _) = classify(credentials.uid(), credentials.gid(), policy);
+    Ok((credentials.uid(), class))
+}
+
 /// The class of a user and group, and the name that the policy gives it.
 fn classify(uid: u32, gid: u32, policy: &Policy) -> (Class, Option<String>) {
     let fits = |wanted: Option<u32>, has: u32| wanted.is_none_or(|wanted| wanted == has);
@@ -126,8 +139,9 @@ fn classify(uid: u32, gid: u32, policy: &Policy) -> (Class, Option<String>) {
         None => (Class::Agent, None),
     }
 }
-/// A pidfd of the peer, where the kernel has the option.
-fn peer_pid_fd(stream: &UnixStream) -> Option<OwnedFd> {
+
+/// A pidfd of the peer. ENOPROTOOPT says that the kernel has no such option.
+fn peer_pid_fd(stream: &UnixStream) -> nix::Result<OwnedFd> {
     let mut fd: libc::c_int = -1;
     let mut length = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the descriptor is open for the life of `stream`; the kernel writes at most `length`
@@ -141,11 +155,12 @@ fn peer_pid_fd(stream: &UnixStream) -> Option<OwnedFd> {
             &raw mut length,
         )
     };
-    if status != 0 || fd < 0 {
-        return None;
+    Errno::result(status)?;
+    if fd < 0 {
+        return Err(Errno::EBADF);
     }
     // SAFETY: the kernel just installed this descriptor for us and nobody else knows it.
-    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 #[cfg(test)]

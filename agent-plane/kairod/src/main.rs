@@ -9,41 +9,6 @@
 //! What kairod promises about safety is nothing: the real-time plane checks every command itself
 //! and lets leases end when kairod dies.
 
-#[macro_use]
-mod say;
-
-mod audit;
-mod cancellation;
-mod claim;
-mod connection;
-mod daemon;
-mod delivery;
-mod denial;
-mod device;
-mod event_log;
-mod events;
-mod facts;
-mod grant_file;
-mod idempotency;
-mod identity;
-mod intents;
-mod link;
-mod methods;
-mod notify;
-mod outgoing;
-mod permission;
-mod plane;
-mod readiness;
-mod reasons;
-mod refusal;
-mod router;
-mod server;
-mod services;
-mod spelling;
-mod subscription;
-mod topics;
-mod views;
-
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -54,10 +19,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
-use crate::daemon::Daemon;
-use crate::notify::Supervisor;
-use crate::permission::policy::Policy;
-use crate::server::Socket;
+use kairod::{Daemon, Policy, Socket, Supervisor, say};
 
 /// Serves the kernel's IPC socket: methods, devices, events.
 #[derive(Debug, Parser)]
@@ -120,7 +82,7 @@ async fn run(arguments: &Arguments, policy: Policy) -> anyhow::Result<()> {
     if let Some(directory) = state_dir {
         let (first, opened) = tokio::sync::oneshot::channel();
         let (bus, directory) = (Rc::clone(&daemon.bus), directory.to_path_buf());
-        tokio::task::spawn_local(event_log::keep(bus, directory, first));
+        tokio::task::spawn_local(kairod::keep_event_log(bus, directory, first));
         // Events that are numbered by the log are worth a moment; a disk that hangs is not waited
         // for.
         let _ = tokio::time::timeout(LOG_PATIENCE, opened).await;
@@ -129,10 +91,10 @@ async fn run(arguments: &Arguments, policy: Policy) -> anyhow::Result<()> {
     tokio::task::spawn_local(async move { grants.end_grants().await });
     let rt_path = arguments.run_dir.join("rt.sock");
     let plane = Rc::clone(&daemon.plane);
-    tokio::task::spawn_local(async move { link::keep(plane, &rt_path).await });
+    tokio::task::spawn_local(async move { kairod::keep_link(plane, &rt_path).await });
     say!("kairod: serving {}", socket.path().display());
     supervisor.send("READY=1");
-    daemon.bus.publish(&facts::Ready {}, None);
+    daemon.is_ready();
 
     tokio::select! {
         () = socket.accept(&daemon) => {}

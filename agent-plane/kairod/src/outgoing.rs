@@ -1,8 +1,8 @@
 //! What waits to be written to one connection: a queue bounded in bytes.
 //!
 //! Events and chunks enter only while there is room ([`Outgoing::has_room`]); their policy decides
-//! what happens otherwise. Responses always enter, because the reader stops taking requests while
-//! there is no room ([`Outgoing::room`]): so the queue holds at most [`LIMIT_BYTES`], one frame
+//! what happens otherwise. Responses always enter, because no request is begun while there is no
+//! room ([`Outgoing::has_any_room`]), but a few short urgent ones: so the queue holds at most [`LIMIT_BYTES`], one frame
 //! more, and the responses of the requests in flight. A peer that does not read fills its own
 //! queue and nothing else.
 
@@ -52,18 +52,9 @@ impl Outgoing {
         self.filled.notify_one();
     }
 
-    /// Returns once there is room for anything at all.
-    pub async fn room(&self) {
-        loop {
-            let freed = self.freed.notified();
-            tokio::pin!(freed);
-            // Registered before the check, so that room made in between is not missed.
-            freed.as_mut().enable();
-            if self.bytes.get() < LIMIT_BYTES {
-                return;
-            }
-            freed.await;
-        }
+    /// Whether there is room for anything at all.
+    pub fn has_any_room(&self) -> bool {
+        self.bytes.get() < LIMIT_BYTES
     }
 
     /// Lets nothing more in; what waits is still written.

@@ -104,6 +104,7 @@ pub type Work = Pin<Box<dyn Future<Output = Result<Vec<u8>, ErrorInfo>>>>;
 type Handler = Box<dyn Fn(Call, Value) -> Result<Work, ErrorInfo>>;
 
 /// What a row's parameters name that the caller needs a right to.
+#[derive(Debug)]
 pub struct Guard<P> {
     /// The right.
     pub right: Right,
@@ -134,6 +135,8 @@ pub struct Method {
     pub across_connections: bool,
     /// How it is audited.
     pub audited: Audited,
+    /// Whether it overtakes requests of its connection that wait.
+    pub is_urgent: bool,
     handler: Handler,
 }
 
@@ -211,6 +214,7 @@ impl Method {
             result: schemars::schema_for!(R).into(),
             across_connections: false,
             audited: Audited::No,
+            is_urgent: false,
             handler: Box::new(run),
         }
     }
@@ -226,6 +230,13 @@ impl Method {
     #[must_use]
     pub fn audited(mut self, how: Audited) -> Self {
         self.audited = how;
+        self
+    }
+
+    /// Lets it overtake what waits: for what calls something off and takes hardly any time.
+    #[must_use]
+    pub fn urgent(mut self) -> Self {
+        self.is_urgent = true;
         self
     }
 
@@ -359,6 +370,14 @@ impl Router {
     /// Requests taken and refused since the start.
     pub fn counts(&self) -> (u64, u64) {
         (self.requests.get(), self.refusals.get())
+    }
+
+    /// Whether a request for `name` overtakes those that wait.
+    pub fn is_urgent(&self, name: &str) -> bool {
+        let found = self
+            .methods
+            .binary_search_by_key(&name, |method| method.name);
+        found.is_ok_and(|index| self.methods.get(index).is_some_and(|row| row.is_urgent))
     }
 
     /// The row of that name.

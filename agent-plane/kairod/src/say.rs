@@ -2,6 +2,7 @@
 //! when its file is full, and that would end kairod because of a disk.
 
 /// Like `eprintln!`, and never fails.
+#[macro_export]
 macro_rules! say {
     ($($text:tt)*) => {{
         use std::io::Write as _;

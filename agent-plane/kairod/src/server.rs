@@ -17,8 +17,8 @@ use tokio::net::UnixListener;
 use crate::connection;
 use crate::daemon::Daemon;
 
-/// Open connections at once. Each may hold one unfinished frame of 1 MiB and its queue.
-pub const MAX_CONNECTIONS: usize = 128;
+/// Pause after the system gave no connection: it has too few descriptors, or too little memory.
+const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 /// Who may connect: the owner and the group of kairod.
 const SOCKET_MODE: u32 = 0o660;
 /// The name under which the first version of the protocol had its socket.
@@ -108,17 +108,18 @@ impl Socket {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    if daemon.connections.borrow().len() >= MAX_CONNECTIONS {
-                        let refused = &daemon.refused_connections;
-                        refused.set(refused.get() + 1);
-                        continue; // Dropping the stream closes it.
+                    if daemon.admission.admits(daemon, &stream) {
+                        tokio::task::spawn_local(connection::serve(Rc::clone(daemon), stream));
                     }
-                    tokio::task::spawn_local(connection::serve(Rc::clone(daemon), stream));
-                    // So that the new one is counted before the next is accepted.
+                    // So that a new one is counted before the next is accepted, and that a flood
+                    // of them takes turns with those who are there.
                     tokio::task::yield_now().await;
                 }
-                // Out of descriptors, or the peer was gone already: others go on being served.
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                // Others go on being served; whoever waits is accepted when there is room.
+                Err(_) => {
+                    daemon.admission.failed();
+                    tokio::time::sleep(FAILURE_PAUSE).await;
+                }
             }
         }
     }

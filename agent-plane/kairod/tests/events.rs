@@ -10,7 +10,7 @@ use std::io::Write;
 use kairo_wire::message::Message;
 use kairo_wire::{Client, ErrorCode, Event, Incoming, Limits, Request};
 use serde_json::{Value, json};
-use support::{PATIENCE, System, call, claim, eventually};
+use support::{PATIENCE, System, call, claim, eventually, limit_files};
 
 fn next_event(client: &mut Client) -> Event {
     match client.next_incoming(PATIENCE).unwrap() {
@@ -406,25 +406,6 @@ fn a_log_damaged_at_work_is_opened_anew_under_those_who_read_it() {
     let params = json!({"subscription": name, "seq": second});
     let acknowledged = call(&mut worker, "event.ack", params).unwrap();
     assert_eq!(acknowledged["cursor"], second);
-}
-
-/// Lets a process write no file beyond `bytes` any more, as a full disk would.
-fn limit_files(pid: u32, bytes: u64) {
-    let limit = libc::rlimit {
-        rlim_cur: bytes,
-        rlim_max: libc::RLIM_INFINITY,
-    };
-    let pid = i32::try_from(pid).unwrap();
-    // SAFETY: the limit is read by the kernel during the call; no old limit is asked for.
-    let status = unsafe {
-        libc::prlimit(
-            pid,
-            libc::RLIMIT_FSIZE,
-            &raw const limit,
-            std::ptr::null_mut(),
-        )
-    };
-    assert_eq!(status, 0);
 }
 
 #[test]

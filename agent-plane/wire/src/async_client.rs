@@ -37,6 +37,7 @@ use tokio::task::AbortHandle;
 
 use crate::client::{ClientError, Incoming, adopt, finish, incoming, name_in};
 use crate::endpoint::Endpoint;
+use crate::error::ErrorInfo;
 use crate::frame::{Decoder, Frame, FrameError, FrameKind, Limits};
 use crate::message::{Id, Message, MessageError, Meta, Request, Response};
 
@@ -72,6 +73,7 @@ enum End {
     Closed,
     Frame(FrameError),
     Message(MessageError),
+    Refused(Box<ErrorInfo>),
 }
 
 impl End {
@@ -79,6 +81,7 @@ impl End {
         match error {
             ClientError::Frame(error) => Self::Frame(error),
             ClientError::Message(error) => Self::Message(error),
+            ClientError::Refused(error) => Self::Refused(error),
             _ => Self::Closed,
         }
     }
@@ -88,6 +91,7 @@ impl End {
             Self::Closed => ClientError::Closed,
             Self::Frame(error) => error.into(),
             Self::Message(error) => error.into(),
+            Self::Refused(error) => ClientError::Refused(error),
         }
     }
 }

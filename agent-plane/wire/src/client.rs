@@ -35,6 +35,8 @@ use crate::message::{
 
 /// Events and chunks kept while the program waits for a response.
 pub const BACKLOG_MESSAGES: usize = 4096;
+/// The topic of the one event of a connection that the kernel does not serve: all places are taken.
+pub const CONNECTION_REFUSED: &str = "kairo.system.connection.refused";
 /// Longest a connection attempt or a write may take.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -242,7 +244,9 @@ impl Client {
         let until = Instant::now() + deadline;
         let id = Id::Number(self.next_id);
         self.next_id += 1;
-        self.send(Some(id.clone()), method, params, meta)?;
+        if let Err(error) = self.send(Some(id.clone()), method, params, meta) {
+            return Err(self.why_closed(error, until));
+        }
         loop {
             let Some(frame) = self.read_frame(until)? else {
                 return Err(ClientError::Deadline(deadline));
@@ -328,6 +332,21 @@ impl Client {
         };
         let bytes = request.encode(&Limits::default())?;
         self.transport.write_all(&bytes).map_err(broken)
+    }
+
+    /// Why the kernel closed the connection, if it said so before; otherwise `error`.
+    fn why_closed(&mut self, error: ClientError, until: Instant) -> ClientError {
+        if !matches!(error, ClientError::Closed) {
+            return error;
+        }
+        while let Ok(Some(frame)) = self.read_frame(until) {
+            if frame.kind == FrameKind::Event
+                && let Err(refused @ ClientError::Refused(_)) = incoming(&frame)
+            {
+                return refused;
+            }
+        }
+        error
     }
 
     /// The next frame, or none at `until`.
@@ -464,7 +483,17 @@ pub(crate) fn finish<R: DeserializeOwned>(
 pub(crate) fn incoming(frame: &Frame) -> Result<Incoming, ClientError> {
     let limits = Limits::default();
     Ok(match frame.kind {
-        FrameKind::Event => Incoming::Event(Event::decode(&frame.payload, &limits)?),
+        FrameKind::Event => {
+            let event = Event::decode(&frame.payload, &limits)?;
+            // Events of a subscription carry its name: nobody else can have published this one.
+            if event.topic == CONNECTION_REFUSED
+                && event.subscription.is_none()
+                && let Ok(info) = message::typed(&event.data)
+            {
+                return Err(ClientError::Refused(Box::new(info)));
+            }
+            Incoming::Event(event)
+        }
         FrameKind::StreamChunk => Incoming::Chunk(StreamChunk::decode(&frame.payload, &limits)?),
         FrameKind::Request | FrameKind::Response => {
             return Err(FrameError::Kind {

@@ -67,6 +67,7 @@ pub fn methods() -> Vec<Method> {
             "Gives a claim back; the device takes its safe action.",
             async |call, params| release(&call, &params),
         )
+        .urgent()
         .audited(Audited::After),
         Method::guarded(
             "device.send",

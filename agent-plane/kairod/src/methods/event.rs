@@ -64,7 +64,8 @@ pub fn methods() -> Vec<Method> {
             Permission::Observe,
             "Acknowledges events up to a number for the durable consumer of a subscription.",
             acknowledge,
-        ),
+        )
+        .urgent(),
         Method::new(
             "event.unsubscribe",
             Permission::Observe,
@@ -76,7 +77,8 @@ pub fn methods() -> Vec<Method> {
             Permission::Observe,
             "Grants a subscription more bytes to deliver.",
             async |call, params| credit(&call, &params),
-        ),
+        )
+        .urgent(),
     ]
 }
 
@@ -208,7 +210,7 @@ fn patterns(call: &Call, texts: &[String]) -> Result<Vec<Pattern>, ErrorInfo> {
 
 /// Where to begin: a number, or a word.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "the number of an event, `start` or `now`")]
 enum Beginning {
     /// With the event of this number.
     Number(u64),

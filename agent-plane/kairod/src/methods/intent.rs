@@ -40,6 +40,7 @@ pub fn methods() -> Vec<Method> {
             "Calls an intent off: requests, streams and claims of it and of all below it end now.",
             async |call, params| cancel(&call, params),
         )
+        .urgent()
         .audited(Audited::After),
         Method::new(
             "intent.list",

@@ -77,6 +77,8 @@ struct MethodView {
     audited: Audited,
     /// Whether an idempotency key holds for all connections of the caller's identity.
     idempotent_across_connections: bool,
+    /// Whether it overtakes requests of its connection that wait.
+    urgent: bool,
     /// JSON Schema.
     params: serde_json::Value,
     /// JSON Schema.
@@ -138,6 +140,7 @@ fn view(method: &Method) -> MethodView {
         served_by: None,
         audited: method.audited,
         idempotent_across_connections: method.across_connections,
+        urgent: method.is_urgent,
         params: method.params.clone(),
         result: method.result.clone(),
     }
@@ -156,6 +159,7 @@ fn served_view(service: &Service, method: &Served) -> MethodView {
         served_by: Some(service.connection.number),
         audited: Audited::No,
         idempotent_across_connections: false,
+        urgent: false,
         params: method.params.clone(),
         result: method.result.clone(),
     }

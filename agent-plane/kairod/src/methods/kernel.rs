@@ -45,7 +45,8 @@ pub fn methods() -> Vec<Method> {
             Permission::Observe,
             "Cancels a request of this connection that is under way; it answers E_CANCELED.",
             async |call, params| Ok(cancel(&call, &params)),
-        ),
+        )
+        .urgent(),
         Method::new(
             "kernel.confine",
             Permission::Observe,
@@ -140,7 +141,7 @@ fn hello(call: &Call, params: &HelloParams) -> Hello {
 
 /// A request's id, as the protocol has it.
 #[derive(Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "an id: a whole number or a text")]
 enum IdParam {
     Number(i64),
     Text(String),
@@ -209,8 +210,18 @@ struct Diagnostics {
     requests: u64,
     /// Requests refused since the start.
     refusals: u64,
-    /// Connections turned away because there were too many.
+    /// Connections turned away because there were too many: `refused_full` and `refused_share`.
     refused_connections: u64,
+    /// Those for which no place was free.
+    refused_full: u64,
+    /// Those whose user has its share.
+    refused_share: u64,
+    /// Connections that never said anything, closed for another of their user.
+    closed_silent: u64,
+    /// Attempts to connect that the system failed, for want of descriptors or memory.
+    failed_accepts: u64,
+    /// Places for connections.
+    places: usize,
     /// The connections.
     connections: Vec<ConnectionView>,
 }
@@ -235,10 +246,16 @@ fn diagnostics(call: &Call) -> Diagnostics {
         in_flight: connection.in_flight(),
         subscriptions: connection.subscriptions.borrow().keys().cloned().collect(),
     });
+    let counts = call.daemon.admission.counts();
     Diagnostics {
         requests,
         refusals,
-        refused_connections: call.daemon.refused_connections.get(),
+        refused_connections: counts.full + counts.share,
+        refused_full: counts.full,
+        refused_share: counts.share,
+        closed_silent: counts.silent,
+        failed_accepts: counts.failures,
+        places: counts.places,
         connections: connections.collect(),
     }
 }

@@ -1,5 +1,8 @@
 //! `permission.*`: what the rules are, why something is refused, and giving rights for a while.
 
+use std::rc::Rc;
+use std::time::Duration;
+
 use kairo_wire::ErrorInfo;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,6 +17,8 @@ use crate::topics::Pattern;
 
 /// Longest reason, bytes.
 const MAX_REASON_BYTES: usize = 256;
+/// How long the answer to a revocation waits for the disk.
+const KEPT_PATIENCE: Duration = Duration::from_secs(2);
 /// Most records in one answer, and most bytes of them as JSON: it fits into a frame.
 const MAX_AUDIT_RECORDS: usize = 500;
 const AUDIT_PAGE_BYTES: usize = 512 * 1024;
@@ -38,7 +43,7 @@ pub fn methods() -> Vec<Method> {
             "permission.grant",
             Permission::Admin,
             "Gives a right, for a while or until it is revoked.",
-            async |call, params| grant(&call, params),
+            async |call, params| grant(&call, params).await,
         )
         .audited(Audited::Before)
         .repeatable(),
@@ -46,7 +51,7 @@ pub fn methods() -> Vec<Method> {
             "permission.revoke",
             Permission::Admin,
             "Takes a grant away; claims that rest on it end at once.",
-            async |call, params| revoke(&call, &params),
+            async |call, params| revoke(&call, &params).await,
         )
         .audited(Audited::After)
         .repeatable(),
@@ -263,7 +268,8 @@ struct Granted {
     ends_wall_s: Option<u64>,
 }
 
-fn grant(call: &Call, params: GrantParams) -> Result<Granted, ErrorInfo> {
+/// The grant that `params` ask for, without its number.
+fn checked(call: &Call, params: GrantParams) -> Result<Grant, ErrorInfo> {
     let invalid = |text: String| Reason::invalid().error(text);
     let target = Pattern::parse(&params.target).map_err(|error| invalid(error.to_string()))?;
     if params.who.is_empty() {
@@ -288,47 +294,62 @@ fn grant(call: &Call, params: GrantParams) -> Result<Granted, ErrorInfo> {
         return Err(invalid(format!("`ttl_s` is to be 1 to {MAX_TTL_S}")));
     }
     let now = Now::read();
-    let daemon = &call.daemon;
-    daemon.sweep_grants();
-    if daemon.permissions.borrow().grants().len() >= MAX_GRANTS {
-        let text = format!("{MAX_GRANTS} grants are in force; revoke some, or use the policy file");
-        return Err(Reason::Grants.error(text));
-    }
     let ends = params.ttl_s.map(|ttl| Ends {
         wall_s: now.wall_s.saturating_add(ttl),
         boot_s: Some(now.boot_s.saturating_add(ttl)),
     });
-    let granted_by = call.connection.identity.subject().to_string();
-    let make = |id| Grant {
-        id,
+    Ok(Grant {
+        id: 0,
         rule: Rule {
-            origin: origin(id),
+            origin: String::new(),
             who: params.who,
             right: params.right,
             target,
             limits: params.limits,
         },
         ends,
-        granted_by,
+        granted_by: call.connection.identity.subject().to_string(),
         reason: params.reason,
-    };
-    let id = daemon.permissions.borrow_mut().grant(make);
-    if let Err(error) = daemon.keep_grants() {
-        // What is not kept would come back, or vanish, with a restart.
-        daemon.permissions.borrow_mut().revoke(id);
-        return Err(error);
-    }
-    daemon.grants_changed.notify_one();
-    let granted = PermissionGranted {
-        grant: id,
-        by: call.connection.identity.subject().to_string(),
-        request: None,
-    };
-    daemon.bus.publish(&granted, Some(&call.meta));
-    Ok(Granted {
-        id,
-        ends_wall_s: ends.map(|ends| ends.wall_s),
     })
+}
+
+async fn grant(call: &Call, params: GrantParams) -> Result<Granted, ErrorInfo> {
+    let mut grant = checked(call, params)?;
+    let daemon = Rc::clone(&call.daemon);
+    daemon.sweep_grants();
+    let in_force = daemon.permissions.borrow().grants().len();
+    if in_force + daemon.grants_to_come.get() >= MAX_GRANTS {
+        let text = format!("{MAX_GRANTS} grants are in force; revoke some, or use the policy file");
+        return Err(Reason::Grants.error(text));
+    }
+    let id = daemon.permissions.borrow_mut().number_grant();
+    grant.id = id;
+    grant.rule.origin = origin(id);
+    let ends_wall_s = grant.ends.map(|ends| ends.wall_s);
+    let kept = daemon.keep_grant(grant.clone())?;
+    daemon.grants_to_come.set(daemon.grants_to_come.get() + 1);
+    let call = call.clone();
+    // A task of its own: a caller that gives up meanwhile must not leave a grant in the file that
+    // is not in force, to come into force with the next start.
+    let giving = tokio::task::spawn_local(async move {
+        let kept = kept.await;
+        daemon.grants_to_come.set(daemon.grants_to_come.get() - 1);
+        kept?;
+        daemon.permissions.borrow_mut().grant(grant);
+        daemon.grants_changed.notify_one();
+        let by = call.connection.identity.subject().to_string();
+        let granted = PermissionGranted {
+            grant: id,
+            by,
+            request: None,
+        };
+        daemon.bus.publish(&granted, Some(&call.meta));
+        Ok(())
+    });
+    giving
+        .await
+        .map_err(|error| Reason::Internal.error(error.to_string()))??;
+    Ok(Granted { id, ends_wall_s })
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -342,11 +363,11 @@ struct RevokeParams {
 struct Revoked {
     /// The number.
     id: u64,
-    /// Whether it will stay revoked after a restart; `false` when it could not be written down.
+    /// Whether it will stay revoked after a restart; `false` when it could not be written down yet.
     kept: bool,
 }
 
-fn revoke(call: &Call, params: &RevokeParams) -> Result<Revoked, ErrorInfo> {
+async fn revoke(call: &Call, params: &RevokeParams) -> Result<Revoked, ErrorInfo> {
     let daemon = &call.daemon;
     let taken = daemon.permissions.borrow_mut().revoke(params.id);
     if taken.is_none() {
@@ -354,16 +375,17 @@ fn revoke(call: &Call, params: &RevokeParams) -> Result<Revoked, ErrorInfo> {
         return Err(Reason::UnknownGrant { grant: params.id }.error(text));
     }
     daemon.rights_changed();
-    // Taking away is never held up by a disk.
-    let kept = daemon.keep_grants().is_ok();
+    let kept = daemon.forget_grants(vec![params.id]);
     let revoked = PermissionRevoked {
         grant: params.id,
         by: call.connection.identity.subject().to_string(),
     };
     daemon.bus.publish(&revoked, Some(&call.meta));
+    // It is in force; only whether it will be after a restart is worth a moment.
+    let kept = tokio::time::timeout(KEPT_PATIENCE, kept).await;
     Ok(Revoked {
         id: params.id,
-        kept,
+        kept: kept.unwrap_or(false),
     })
 }
 

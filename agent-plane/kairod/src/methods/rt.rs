@@ -47,7 +47,8 @@ pub fn methods() -> Vec<Method> {
             "Stops every device, now; every claim ends. Only an operator can clear it.",
             async |call, NoParams {}| stop(&call, false).await,
         )
-        .audited(Audited::After),
+        .audited(Audited::After)
+        .urgent(),
         Method::new(
             "rt.clear_estop",
             Permission::Admin,
@@ -57,7 +58,7 @@ pub fn methods() -> Vec<Method> {
         .audited(Audited::Before),
         Method::new(
             "rt.reset",
-            Permission::Actuate,
+            Permission::Admin,
             "Counts from now on. kairod remembers what was counted; kairo-rt is only read.",
             async |call, NoParams {}| reset(&call),
         )

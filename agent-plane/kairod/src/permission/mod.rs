@@ -279,12 +279,16 @@ impl Table {
         self.next_grant
     }
 
-    /// Adds a grant and gives its id.
-    pub fn grant(&mut self, make: impl FnOnce(u64) -> grant::Grant) -> u64 {
+    /// Gives out the number of a grant to come. It is never given out again.
+    pub fn number_grant(&mut self) -> u64 {
         let id = self.next_grant;
         self.next_grant += 1;
-        self.grants.push(make(id));
         id
+    }
+
+    /// Adds a grant.
+    pub fn grant(&mut self, grant: grant::Grant) {
+        self.grants.push(grant);
     }
 
     /// Takes a grant away.
@@ -293,8 +297,9 @@ impl Table {
         Some(self.grants.remove(at))
     }
 
-    /// How long until the next grant is over; none without one that ends. Looked at once an hour
-    /// at least, because a clock may be set.
+    /// How long until the next grant is over; none without one that ends. Looked at once a minute
+    /// at least, because a clock may be set: that the grant is over is seen at each decision, and
+    /// so much later what rests on it ends too.
     pub fn next_end(&self, now: grant::Now) -> Option<Duration> {
         let ends = self.grants.iter().filter_map(|grant| grant.ends);
         let left = ends.map(|ends| {
@@ -303,8 +308,7 @@ impl Table {
             wall.min(boot.unwrap_or(wall))
         });
         // Both clocks count whole seconds: one more, and it is over for certain.
-        left.min()
-            .map(|left| Duration::from_secs(left.min(3600) + 1))
+        left.min().map(|left| Duration::from_secs(left.min(60) + 1))
     }
 
     /// Drops grants that are over at `now`, and gives them.

@@ -95,7 +95,8 @@ fn nobody_speaks_in_the_kernels_name_whatever_a_policy_says() {
 fn a_denial_outranks_a_grant_and_a_grant_the_default() {
     let text = "[[deny]]\nname = 'rogue'\ndevices = ['*']\n";
     let mut table = Table::new(policy(text));
-    table.grant(|id| granted(id, Right::DeviceClaim, "arm", None));
+    let id = table.number_grant();
+    table.grant(granted(id, Right::DeviceClaim, "arm", None));
     assert_eq!(
         may(&table, &agent(Some("rogue")), Right::DeviceClaim, "arm"),
         (false, "policy:1".into())
@@ -130,6 +131,32 @@ fn a_grant_ends_by_whichever_clock_says_so_first() {
         wall_s: 1010,
         boot_s: 1
     }));
+}
+
+#[test]
+fn a_clock_that_is_set_is_noticed_by_decisions_at_once_and_by_the_sweep_within_a_minute() {
+    let mut table = Table::new(Policy::default());
+    let ends = Ends {
+        wall_s: NOW.wall_s + 100_000,
+        boot_s: Some(NOW.boot_s + 100_000),
+    };
+    table.grant(granted(1, Right::DeviceClaim, "arm", Some(ends)));
+    let asked = |table: &Table, now: fn() -> Now| {
+        let decision = table.decide(&agent(None), Right::DeviceClaim, "arm", &[], now);
+        decision.allowed
+    };
+    let forward = || Now {
+        wall_s: NOW.wall_s + 200_000,
+        ..NOW
+    };
+    let back = || Now { wall_s: 0, ..NOW };
+    assert!(asked(&table, || NOW) && asked(&table, back));
+    assert!(!asked(&table, forward));
+    let sweep = table.next_end(NOW).unwrap();
+    assert!(sweep <= std::time::Duration::from_secs(61), "{sweep:?}");
+    assert!(table.sweep(back()).is_empty());
+    assert_eq!(table.sweep(forward()).len(), 1);
+    assert_eq!(table.next_end(NOW), None);
 }
 
 #[test]

@@ -162,6 +162,12 @@ super::reasons! {
         device: String,
     } = Busy "busy", later,
         "Try again: a lease ends by itself a moment after its claim.";
+    /// All places for connections are taken, or kept for operators.
+    Places = Busy "places", later,
+        "Try again, or close connections that are not needed.";
+    /// The user has as many connections as one user may have.
+    Share = Busy "share", later,
+        "Close some, or use one connection for more.";
     /// Another process serves that namespace.
     NamespaceTaken = Busy "namespace_taken", later,
         "Choose another namespace, or end the process that serves it.";

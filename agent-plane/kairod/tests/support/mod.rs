@@ -82,6 +82,34 @@ impl System {
         Self::around(tempfile::tempdir().unwrap(), None)
     }
 
+    /// kairod alone, which may have so many descriptors.
+    pub fn start_with_descriptors(count: u64) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = command(&directory);
+        let limit = libc::rlimit {
+            rlim_cur: count,
+            rlim_max: count,
+        };
+        // SAFETY: setrlimit is one system call and touches nothing of the parent.
+        unsafe {
+            std::os::unix::process::CommandExt::pre_exec(
+                &mut command,
+                move || match libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                },
+            );
+        }
+        let kairod = command.spawn().unwrap();
+        let system = Self {
+            directory,
+            rt: None,
+            kairod,
+        };
+        system.client();
+        system
+    }
+
     fn around(directory: TempDir, rt: Option<FakeRt>) -> Self {
         let kairod = spawn(&directory);
         let system = Self {
@@ -151,7 +179,12 @@ impl Drop for System {
 }
 
 fn spawn(directory: &TempDir) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_kairod"))
+    command(directory).spawn().unwrap()
+}
+
+fn command(directory: &TempDir) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kairod"));
+    command
         .arg("--run-dir")
         .arg(directory.path())
         .arg("--policy")
@@ -160,9 +193,8 @@ fn spawn(directory: &TempDir) -> Child {
         .arg(directory.path().join("state"))
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap()
+        .stdin(Stdio::null());
+    command
 }
 
 /// Tries until it succeeds.
@@ -200,4 +232,37 @@ pub fn send(client: &mut Client, epoch: u64, positions: Value) -> Result<Value, 
         "device": "arm", "epoch": epoch, "command": command, "ttl_ms": 500,
     });
     call(client, "device.send", params)
+}
+
+/// Lets a process write no file beyond `bytes` any more, as a full disk would.
+pub fn limit_files(pid: u32, bytes: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: bytes,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    let pid = i32::try_from(pid).unwrap();
+    // SAFETY: the limit is read by the kernel during the call; no old limit is asked for.
+    let status = unsafe {
+        libc::prlimit(
+            pid,
+            libc::RLIMIT_FSIZE,
+            &raw const limit,
+            std::ptr::null_mut(),
+        )
+    };
+    assert_eq!(status, 0);
+}
+
+/// Descriptors that a process has open.
+pub fn descriptors(pid: u32) -> usize {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    open.count()
+}
+
+/// Memory of a process that is its own, KiB.
+pub fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:"));
+    let words = line.unwrap().split_whitespace();
+    words.flat_map(str::parse).next().unwrap()
 }

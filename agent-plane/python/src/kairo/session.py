@@ -18,6 +18,8 @@ from .errors import Backlog, ConnectionLost, KairoError, ProtocolError, Refused,
 
 #: Events and chunks that a subscription keeps unread.
 INBOX_ITEMS = 4096
+#: The topic of the one event of a connection that the kernel does not serve.
+CONNECTION_REFUSED = "kairo.system.connection.refused"
 #: Calls given up whose late answers are still recognised.
 ABANDONED_CALLS = 1024
 
@@ -289,6 +291,9 @@ class Session:
     def _deliver(self, item: messages.Item, frame_bytes: int) -> None:
         inbox = self._inboxes.get(item.subscription or "")
         if inbox is None:
+            if isinstance(item, messages.Event) and item.topic == CONNECTION_REFUSED:
+                # Events of a subscription carry its name: nobody else can have published this.
+                self.fail(refusal(item.data, None, None))
             self.strays += 1
             return
         inbox.put(item, frame_bytes)

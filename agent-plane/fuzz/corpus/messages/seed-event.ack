@@ -1,0 +1,1 @@
+ƒ¢id¦method©event.ack¦params‚£seq¤$ref¥first¬subscription¤$ref¤name

@@ -1,0 +1,51 @@
+//! The parts of kairod: everything but the command line and the order of start and end, which are
+//! in `main.rs`.
+//!
+//! A library so that what takes bytes from others (connections, the policy file) can be driven by
+//! a fuzzer inside one process; the daemon is its only other user. No interface is promised.
+
+#[macro_use]
+mod say;
+
+mod admission;
+mod audit;
+mod cancellation;
+mod claim;
+mod connection;
+mod daemon;
+mod delivery;
+mod denial;
+mod device;
+mod event_log;
+mod events;
+mod facts;
+mod grant_file;
+mod grant_writer;
+mod held;
+mod idempotency;
+mod identity;
+mod intents;
+mod link;
+mod methods;
+mod notify;
+mod outgoing;
+mod permission;
+mod plane;
+mod readiness;
+mod reasons;
+mod refusal;
+mod router;
+mod server;
+mod services;
+mod spelling;
+mod subscription;
+mod topics;
+mod views;
+
+pub use connection::serve;
+pub use daemon::Daemon;
+pub use event_log::keep as keep_event_log;
+pub use link::keep as keep_link;
+pub use notify::Supervisor;
+pub use permission::policy::Policy;
+pub use server::Socket;
