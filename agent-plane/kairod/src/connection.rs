@@ -15,9 +15,7 @@ use kairo_wire::message::Message;
 use kairo_wire::{
     Decoder, ErrorCode, ErrorInfo, Frame, FrameKind, Id, Limits, Request, Response, scan,
 };
-use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedReadHalf;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -26,6 +24,7 @@ use crate::idempotency;
 use crate::identity::Identity;
 use crate::outgoing::Outgoing;
 use crate::router::refusal;
+use crate::socket::Socket;
 use crate::subscription::Subscription;
 
 /// How long a frame may take from its first byte to its last.
@@ -183,14 +182,18 @@ pub async fn serve(daemon: Rc<Daemon>, stream: UnixStream) {
     };
     let number = daemon.next_connection();
     let connection = Rc::new(Connection::new(number, identity));
-    let (reader, writer) = stream.into_split();
+    let Ok(socket) = Socket::new(stream) else {
+        return; // Out of descriptors or of memory: the peer hears that it is closed.
+    };
     let opened = Rc::clone(&connection);
     daemon.connections.borrow_mut().insert(number, opened);
 
-    let writing = async { connection.outgoing.write_to(writer).await };
+    let writing = async { connection.outgoing.write_to(&socket).await };
     tokio::pin!(writing);
     let end = tokio::select! {
-        end = read(&daemon, &connection, reader) => end,
+        // In this order, so that what was just answered is written in the same turn.
+        biased;
+        end = read(&daemon, &connection, &socket) => end,
         () = connection.identity.ended() => End::Gone,
         _ = &mut writing => End::Gone,
     };
@@ -212,7 +215,7 @@ pub async fn serve(daemon: Rc<Daemon>, stream: UnixStream) {
 }
 
 /// Reads frames and starts what they ask for.
-async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, mut socket: OwnedReadHalf) -> End {
+async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, socket: &Socket) -> End {
     let mut decoder = Decoder::new(Limits::default());
     let mut buffer = vec![0; 16 * 1024];
     let mut due: Option<Instant> = None;
