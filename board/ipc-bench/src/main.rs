@@ -23,7 +23,7 @@ use crate::servers::Servers;
 /// Calls of one window of one kind.
 const CALLS: usize = 2_000;
 /// Windows of each kind, in turns.
-const WINDOWS: usize = 15;
+const WINDOWS: usize = 25;
 /// Calls of one pipelined window.
 const PIPELINED: usize = 40_000;
 

@@ -23,7 +23,7 @@ use crate::windows::quantiles;
 /// Subscribers; the last one is the one that stalls.
 const SUBSCRIBERS: usize = 100;
 /// Windows of each kind, in turns.
-const WINDOWS: usize = 5;
+const WINDOWS: usize = 9;
 /// Events at the beginning of a window that are not timed: they fill the queue of the one that
 /// does not read, its 256 KiB and what its socket takes.
 const FILLING: u64 = 500;

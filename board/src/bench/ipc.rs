@@ -112,7 +112,7 @@ fn resting_marks(idle: &Idle, linked: &Idle) -> Vec<Mark> {
     };
     vec![
         wakeups("no real-time plane", idle, Bound::AtMost(1.0)),
-        // kairo-rt rings for each tenth state or so, whoever listens.
+        // kairo-rt rings every 10 ms while it has new states, whoever listens.
         wakeups("linked to a robot that runs", linked, Bound::Reported),
     ]
 }
