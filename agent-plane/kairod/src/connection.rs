@@ -13,9 +13,7 @@ use std::time::Duration;
 
 use kairo_wire::message::{Message, MessageError};
 use kairo_wire::{Decoder, ErrorInfo, Frame, FrameKind, Id, Limits, Request, Response, scan};
-use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
@@ -27,6 +25,7 @@ use crate::identity::Identity;
 use crate::outgoing::Outgoing;
 use crate::reasons::Reason;
 use crate::router::refusal;
+use crate::socket::Socket;
 use crate::subscription::Subscription;
 
 /// How long a frame may take from its first byte to its last.
@@ -252,14 +251,18 @@ pub async fn serve(daemon: Rc<Daemon>, stream: UnixStream) {
     };
     let number = daemon.next_connection();
     let connection = Rc::new(Connection::new(number, identity));
-    let (reader, writer) = stream.into_split();
+    let Ok(socket) = Socket::new(stream) else {
+        return; // Out of descriptors or of memory: the peer hears that it is closed.
+    };
     let opened = Rc::clone(&connection);
     daemon.connections.borrow_mut().insert(number, opened);
 
-    let writing = async { connection.outgoing.write_to(writer).await };
+    let writing = async { connection.outgoing.write_to(&socket).await };
     tokio::pin!(writing);
     let end = tokio::select! {
-        end = read(&daemon, &connection, reader) => end,
+        // In this order, so that what was just answered is written in the same turn.
+        biased;
+        end = read(&daemon, &connection, &socket) => end,
         () = connection.identity.ended() => End::Gone,
         () = connection.turned_out.notified() => End::Gone,
         _ = &mut writing => End::Gone,
@@ -282,8 +285,8 @@ pub async fn serve(daemon: Rc<Daemon>, stream: UnixStream) {
 }
 
 /// What has come of a connection's bytes.
-struct Reading {
-    socket: OwnedReadHalf,
+struct Reading<'connection> {
+    socket: &'connection Socket,
     buffer: Vec<u8>,
     decoder: Decoder,
     /// When the frame that has begun must be whole.
@@ -295,7 +298,7 @@ struct Reading {
 }
 
 /// Reads frames and starts what they ask for.
-async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, socket: OwnedReadHalf) -> End {
+async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, socket: &Socket) -> End {
     let mut reading = Reading {
         socket,
         buffer: vec![0; 16 * 1024],
@@ -354,7 +357,7 @@ async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, socket: OwnedRea
     }
 }
 
-impl Reading {
+impl Reading<'_> {
     /// Waits for bytes; none when the frame that has begun is late.
     async fn more(&mut self) -> Option<std::io::Result<usize>> {
         if !self.decoder.is_mid_frame() {
@@ -394,7 +397,7 @@ impl Reading {
 async fn begin_held(
     daemon: &Rc<Daemon>,
     connection: &Rc<Connection>,
-    reading: &mut Reading,
+    reading: &mut Reading<'_>,
 ) -> Result<(), ()> {
     while connection.has_place()
         && let Some(payload) = connection.held.pop()

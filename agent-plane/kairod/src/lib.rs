@@ -8,6 +8,7 @@
 mod say;
 
 mod admission;
+mod appearance;
 mod audit;
 mod cancellation;
 mod claim;
@@ -37,6 +38,7 @@ mod refusal;
 mod router;
 mod server;
 mod services;
+mod socket;
 mod spelling;
 mod subscription;
 mod topics;

@@ -2,8 +2,10 @@
 //!
 //! One task on kairod's thread. It waits for three things: a control message, the doorbell (a
 //! state or an answer is in shared memory), and [`Session::broken`]. While kairo-rt is away it
-//! tries again after 0.1 s, doubling up to 1 s. Whatever is wrong with a link, the cure is the
-//! same: drop it with all claims, and connect anew.
+//! tries again when the socket appears, and after 0.1 s, doubling: up to 1 s while somebody is
+//! there, and up to 10 s while nobody is, because a robot that waits for its real-time plane should
+//! sleep. Whatever is wrong with a link, the cure is the same: drop it with all claims, and connect
+//! anew.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -18,18 +20,26 @@ use kairo_link::ring::{self, Consumer, Producer};
 use kairo_link::segment::{Kind, PeerAccess, Segment, SegmentError, VERSION};
 use kairo_link::stats::{self, Stats};
 use kairo_link::{latest, segment};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::rc::Rc;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
+use crate::appearance::Appearance;
 use crate::claim::Rings;
 use crate::device::Device;
 use crate::plane::SharedPlane;
 use crate::readiness::{Watched, watch};
 
-/// First and longest pause between attempts.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// First pause between attempts, and the one between the appearance of the socket and an attempt:
+/// a socket is made before it listens.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// Longest pause while somebody is there and refuses or is silent, or the directory of the socket
+/// cannot be watched.
+const RETRY_PRESENT: Duration = Duration::from_secs(1);
+/// Longest pause while nobody is there: its appearance ends the pause.
+const RETRY_ABSENT: Duration = Duration::from_secs(10);
 /// How long kairo-rt may take to answer the connection and the hello.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -54,6 +64,18 @@ pub enum LinkError {
     /// A call to the kernel of the machine.
     #[error("{0}")]
     System(#[from] std::io::Error),
+}
+
+impl LinkError {
+    /// Whether nobody is there: no socket, or one that nobody listens at any more.
+    fn is_absent(&self) -> bool {
+        let absent = Errno::ENOENT;
+        let left = Errno::ECONNREFUSED;
+        matches!(
+            self,
+            Self::Control(ControlError::System { errno, .. }) if [absent, left].contains(errno)
+        )
+    }
 }
 
 /// The control socket as the event loop watches it.
@@ -85,13 +107,19 @@ struct Wires {
 
 /// Keeps the link to the kairo-rt at `path` up, for ever.
 pub async fn keep(plane: SharedPlane, path: &Path) {
-    let mut pause = RETRY.0;
+    let appearance = Appearance::of(path).inspect_err(|error| {
+        say!(
+            "kairod: {} is looked for every second: {error}",
+            path.display()
+        );
+    });
+    let mut pause = RETRY_FIRST;
     let mut said = String::new();
     loop {
         let why = match connect(&plane, path).await {
             Ok(wires) => {
                 say!("kairod: the link to kairo-rt is up");
-                pause = RETRY.0;
+                pause = RETRY_FIRST;
                 let why = match serve(&plane, &wires).await {
                     Ok(()) => LinkError::Protocol("it left a request unanswered"),
                     Err(why) => why,
@@ -107,8 +135,26 @@ pub async fn keep(plane: SharedPlane, path: &Path) {
             say!("kairod: no link to kairo-rt at {}: {text}", path.display());
             said = text;
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(RETRY.1);
+        let longest = match &appearance {
+            Ok(_) if why.is_absent() => RETRY_ABSENT,
+            _ => RETRY_PRESENT,
+        };
+        pause = pause.min(longest);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause *= 2,
+            () = appeared(&appearance) => {
+                pause = RETRY_FIRST;
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+/// Returns when the socket appears; never where that cannot be watched.
+async fn appeared<E>(appearance: &Result<Appearance, E>) {
+    match appearance {
+        Ok(appearance) => appearance.next().await,
+        Err(_) => std::future::pending().await,
     }
 }
 

@@ -63,13 +63,17 @@ fn main() -> anyhow::Result<ExitCode> {
         .max_blocking_threads(4)
         .build()
         .context("cannot start the event loop")?;
-    let done = LocalSet::new().block_on(&runtime, run(&arguments, policy));
+    let done = LocalSet::new().block_on(&runtime, async {
+        // As a task of its own, or the set would poll it with every request of every client.
+        let running = tokio::task::spawn_local(run(arguments, policy));
+        running.await.context("the event loop gave up")?
+    });
     // A connection attempt that hangs must not hold up the end.
     runtime.shutdown_background();
     done.map(|()| ExitCode::SUCCESS)
 }
 
-async fn run(arguments: &Arguments, policy: Policy) -> anyhow::Result<()> {
+async fn run(arguments: Arguments, policy: Policy) -> anyhow::Result<()> {
     let supervisor = Supervisor::from_environment();
     // SAFETY: no handler is installed; a write beyond a limit on file sizes fails instead of ending
     // the process.

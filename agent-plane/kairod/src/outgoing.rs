@@ -9,9 +9,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
-use tokio::io::AsyncWriteExt;
-use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::Notify;
+
+use crate::socket::Socket;
 
 /// Bytes a connection may have waiting before pushes are held back.
 pub const LIMIT_BYTES: usize = 256 * 1024;
@@ -77,11 +77,11 @@ impl Outgoing {
 
     /// Writes frames until the queue is closed and empty, or the peer is gone. Small ones go
     /// together: a write costs more than they do.
-    pub async fn write_to(&self, mut socket: OwnedWriteHalf) -> std::io::Result<()> {
+    pub async fn write_to(&self, socket: &Socket) -> std::io::Result<()> {
         let mut batch = Vec::new();
         loop {
             match self.take(&mut batch) {
-                0 if self.closed.get() => return socket.shutdown().await,
+                0 if self.closed.get() => return socket.finish(),
                 0 => self.filled.notified().await,
                 count => {
                     socket.write_all(&batch).await?;

@@ -5,8 +5,11 @@
 //! type here cannot: it owns what it watches until it is dropped, and hands out only references.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 use kairo_link::control::ControlSocket;
+use nix::sys::inotify::Inotify;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// What may be watched: owns one descriptor, the same one for life.
@@ -17,10 +20,14 @@ mod private {
     pub trait Sealed {}
     impl Sealed for super::OwnedFd {}
     impl Sealed for super::ControlSocket {}
+    impl Sealed for super::Inotify {}
+    impl Sealed for super::UnixStream {}
 }
 
 impl Steady for OwnedFd {}
 impl Steady for ControlSocket {}
+impl Steady for Inotify {}
+impl Steady for UnixStream {}
 
 /// A watched descriptor, for [`AsyncFd`].
 #[derive(Debug)]
@@ -45,12 +52,21 @@ impl<T: Steady> AsFd for Watched<T> {
     }
 }
 
-/// Watches `inner` until the result is dropped.
+/// Watches whether `inner` can be read, until the result is dropped.
 ///
 /// # Errors
 /// When the event loop cannot watch it, such as a regular file.
 pub fn watch<T: Steady>(inner: T) -> std::io::Result<AsyncFd<Watched<T>>> {
+    watch_for(inner, Interest::READABLE)
+}
+
+/// Watches `inner` for what is of interest, until the result is dropped.
+///
+/// # Errors
+/// See [`watch`].
+pub fn watch_for<T: Steady>(inner: T, interest: Interest) -> std::io::Result<AsyncFd<Watched<T>>> {
     // SAFETY: `Steady` types own their descriptor and never change it, and `Watched` gives no
     // mutable access, so the number stays valid and the same until deregistration in drop.
-    unsafe { AsyncFd::register(Watched(inner)) }.map_err(std::io::Error::from)
+    let watched = unsafe { AsyncFd::register_with_interest(Watched(inner), interest) };
+    watched.map_err(std::io::Error::from)
 }

@@ -30,6 +30,9 @@ use crate::spelling;
 /// Longest that any request may take, whatever deadline its caller allows.
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// Room for most results, so that they are not moved while they are encoded.
+const USUAL_RESULT_BYTES: usize = 256;
+
 /// Longest text of a request's metadata, bytes; a W3C traceparent has 55.
 const MAX_META_BYTES: usize = 256;
 
@@ -337,10 +340,14 @@ fn check_duplicates(value: &Value) -> Result<(), ErrorInfo> {
 
 /// A result as it travels.
 fn encode<R: Serialize>(name: &str, result: &R) -> Result<Vec<u8>, ErrorInfo> {
-    rmp_serde::to_vec_named(result).map_err(|error| {
-        let text = format!("the result of {name} cannot be encoded: {error}");
-        Reason::Internal.error(text)
-    })
+    let mut bytes = Vec::with_capacity(USUAL_RESULT_BYTES);
+    match rmp_serde::encode::write_named(&mut bytes, result) {
+        Ok(()) => Ok(bytes),
+        Err(error) => {
+            let text = format!("the result of {name} cannot be encoded: {error}");
+            Err(Reason::Internal.error(text))
+        }
+    }
 }
 
 /// The table, and what passed through it.

@@ -6,19 +6,24 @@
 
 mod grpc;
 mod kernel;
+mod placement;
 mod raw;
 mod servers;
+mod subscribers;
 mod windows;
+
+use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use serde_json::json;
 
+use crate::placement::{Cores, Placement, server_at};
 use crate::servers::Servers;
 
 /// Calls of one window of one kind.
 const CALLS: usize = 2_000;
 /// Windows of each kind, in turns.
-const WINDOWS: usize = 15;
+const WINDOWS: usize = 25;
 /// Calls of one pipelined window.
 const PIPELINED: usize = 40_000;
 
@@ -41,20 +46,31 @@ fn measure(kernel: &str) -> Result<()> {
     let mut ours = kernel::Kernel::connect(kernel)?;
     let grpc = runtime.block_on(grpc::Caller::connect(servers.path("grpc")))?;
     let bus = runtime.block_on(servers::bus_client(servers.path("zbus")))?;
+    let cores = Cores::choose()?;
+    let kairod = server_at(kernel)?;
+    let mut processes = servers.processes()?;
+    processes.push(kairod);
     let mut found = windows::Windows::default();
+    let mut pipelined: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for _ in 0..WINDOWS {
-        found.add("raw", &windows::calls(CALLS, || raw.round_trip())?);
-        found.add("kairod", &windows::calls(CALLS, || ours.ping())?);
-        found.add("zbus", &runtime.block_on(servers::bus_calls(&bus, CALLS))?);
-        found.add("tonic", &runtime.block_on(grpc.calls(CALLS))?);
+        for placement in Placement::ALL {
+            cores.place(placement, &processes)?;
+            let mut add = |who, times: &[u64]| found.add(placement, who, times);
+            add("raw", &windows::calls(CALLS, || raw.round_trip())?);
+            add("kairod", &windows::calls(CALLS, || ours.ping())?);
+            add("zbus", &runtime.block_on(servers::bus_calls(&bus, CALLS))?);
+            add("tonic", &runtime.block_on(grpc.calls(CALLS))?);
+            let rate = ours.pipelined(PIPELINED)?;
+            pipelined.entry(placement.name()).or_default().push(rate);
+        }
     }
-    let mut pipelined = Vec::new();
-    for _ in 0..WINDOWS {
-        pipelined.push(ours.pipelined(PIPELINED)?);
-    }
+    cores.place(Placement::TwoCores, &processes)?;
+    let subscribers = subscribers::measure(kernel, kairod)?;
+    let calls = found.json();
     println!(
         "{}",
-        json!({"calls": found.json(), "pipelined_per_s": pipelined, "window": CALLS})
+        json!({"calls": calls, "pipelined_per_s": pipelined, "window": CALLS,
+               "subscribers": subscribers})
     );
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::unistd::Pid;
 use zbus::connection::Builder;
 use zbus::{Connection, Guid};
 
@@ -50,6 +51,13 @@ impl Servers {
             servers.paths.insert(kind, path.to_string());
         }
         Ok(servers)
+    }
+
+    /// Their processes.
+    pub fn processes(&self) -> Result<Vec<Pid>> {
+        let numbers = self.children.iter().map(|child| child.id().try_into());
+        let numbers: Result<Vec<i32>, _> = numbers.collect();
+        Ok(numbers?.into_iter().map(Pid::from_raw).collect())
     }
 
     /// Where one listens.

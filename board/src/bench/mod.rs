@@ -11,6 +11,7 @@ pub mod command;
 pub mod estop;
 pub mod events;
 pub mod host;
+pub mod idle;
 pub mod ipc;
 pub mod link;
 pub mod mark;
@@ -18,6 +19,7 @@ mod outside;
 pub mod quantile;
 pub mod record;
 pub mod report;
+pub mod subscribers;
 
 pub use mark::{Bound, Control, Mark};
 pub use report::{Report, Run};
@@ -42,7 +44,7 @@ const COMMAND: Bench = Bench {
 };
 const IPC: Bench = Bench {
     name: "ipc",
-    summary: "calls over kairod's socket, beside a raw socket, zbus and tonic; a minute",
+    summary: "calls, events to 100 subscribers, rest; beside a raw socket, zbus and tonic; four minutes",
     run: ipc::run,
 };
 const ESTOP: Bench = Bench {

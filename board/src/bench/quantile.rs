@@ -9,6 +9,11 @@ pub fn quantile(values: &[f64], share: f64) -> f64 {
     sorted.get(index).copied().unwrap_or(f64::NAN)
 }
 
+/// The middle value, the lower of two; not a number if there is none.
+pub fn median(values: &[f64]) -> f64 {
+    quantile(values, 0.5)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

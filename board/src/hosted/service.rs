@@ -127,6 +127,11 @@ impl Service {
         child.kill().map_err(|source| self.error("kill", source))
     }
 
+    /// Its process, while there is one.
+    pub fn process(&self) -> Option<u32> {
+        lock(&self.state).child.as_ref().map(Child::id)
+    }
+
     /// How often it was started again after dying.
     pub fn restarts(&self) -> u32 {
         lock(&self.state).restarts
