@@ -211,8 +211,8 @@ impl Decoder {
     fn check_prefix(&self) -> Result<(), FrameError> {
         let rest = &self.buffer[self.start..];
         match rest {
-            // The first byte alone is not judged: the error would name a second that never came, and
-            // be another than for the same bytes in one piece.
+            // The first byte alone is not judged: the error would name a second that never came,
+            // and be another than for the same bytes in one piece.
             [] | [_] => Ok(()),
             [first, second, ..] if [*first, *second] == MAGIC => Ok(()),
             [first, second, ..] => Err(FrameError::Magic {
