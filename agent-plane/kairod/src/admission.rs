@@ -9,11 +9,13 @@
 //! a place is held by use.
 
 use std::cell::Cell;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
 use kairo_wire::message::Message;
 use kairo_wire::{Event, Limits};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{MsgFlags, send};
 use tokio::net::UnixStream;
 
 use crate::connection::{Connection, FRAME_TIMEOUT};
@@ -192,8 +194,10 @@ fn tell(stream: &UnixStream, full: Full, uid: u32, places: usize) {
         subscription: None,
     };
     if let Ok(frame) = event.encode(&Limits::default()) {
-        // A new socket has room for it; a peer that is gone already needs no words.
-        let _ = stream.try_write(&frame);
+        // Past the event loop, which does not know of a new socket yet that it has room. A peer
+        // that is gone already needs no words.
+        let at_once = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let _ = send(stream.as_raw_fd(), &frame, at_once);
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! Events and chunks enter only while there is room ([`Outgoing::has_room`]); their policy decides
 //! what happens otherwise. Responses always enter, because no request is begun while there is no
-//! room ([`Outgoing::has_any_room`]), but a few short urgent ones: so the queue holds at most [`LIMIT_BYTES`], one frame
-//! more, and the responses of the requests in flight. A peer that does not read fills its own
-//! queue and nothing else.
+//! room ([`Outgoing::has_any_room`]), but a few short urgent ones: so the queue holds at most
+//! [`LIMIT_BYTES`], one frame more, and the responses of the requests in flight. A peer that does
+//! not read fills its own queue and nothing else.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

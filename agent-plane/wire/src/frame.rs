@@ -211,9 +211,9 @@ impl Decoder {
     fn check_prefix(&self) -> Result<(), FrameError> {
         let rest = &self.buffer[self.start..];
         match rest {
-            [] => Ok(()),
-            [first] if *first == MAGIC[0] => Ok(()),
-            [first] => Err(FrameError::Magic { found: [*first, 0] }),
+            // The first byte alone is not judged: the error would name a second that never came,
+            // and be another than for the same bytes in one piece.
+            [] | [_] => Ok(()),
             [first, second, ..] if [*first, *second] == MAGIC => Ok(()),
             [first, second, ..] => Err(FrameError::Magic {
                 found: [*first, *second],
@@ -259,6 +259,16 @@ mod tests {
         decoder.feed(&header(FrameKind::StreamChunk, 16 * 1024 * 1024));
         assert_eq!(decoder.next_frame(), Ok(None));
         assert!(decoder.buffer.capacity() < 1024);
+    }
+
+    #[test]
+    fn the_error_does_not_depend_on_where_the_bytes_were_cut() {
+        let mut decoder = Decoder::default();
+        decoder.feed(b"G");
+        assert_eq!(decoder.next_frame(), Ok(None));
+        decoder.feed(b"ET");
+        let refused = decoder.next_frame();
+        assert_eq!(refused, Err(FrameError::Magic { found: *b"GE" }));
     }
 
     #[test]

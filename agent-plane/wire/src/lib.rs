@@ -32,6 +32,7 @@ pub mod error;
 pub mod frame;
 pub mod message;
 pub mod scan;
+mod strict;
 
 /// The examples of the reference compile.
 #[cfg(doctest)]

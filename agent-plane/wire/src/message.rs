@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::error::{ErrorCode, ErrorInfo, MAX_ID_BYTES};
 use crate::frame::{FrameKind, HEADER_BYTES, Limits, header};
 use crate::scan::{self, ScanError};
+use crate::strict::Strict;
 
 /// Pairs a response with its request. Chosen by the client, unique among its open requests.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -296,16 +297,13 @@ pub trait Message: Serialize {
     }
 }
 
-/// The `T` that `value` holds. By way of bytes, because rmpv's own conversion does not read an
-/// enumeration from its name.
+/// The `T` that `value` holds, exactly: a map is a structure, a name a variant, and nothing
+/// else is.
 ///
 /// # Errors
 /// What is wrong with it, in words, with the field that it is wrong with.
 pub fn typed<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, String> {
-    let mut bytes = Vec::new();
-    rmpv::encode::write_value(&mut bytes, value).map_err(|error| error.to_string())?;
-    let mut decoder = rmp_serde::Deserializer::from_read_ref(&bytes);
-    serde_path_to_error::deserialize(&mut decoder).map_err(|error| {
+    serde_path_to_error::deserialize(Strict(value)).map_err(|error| {
         let path = error.path().to_string();
         let wrong = error.into_inner();
         match path.as_str() {
