@@ -23,6 +23,8 @@ use crate::permission::{Class, Decision, DeviceLimits, Right, Table};
 use crate::plane::{Plane, SharedPlane};
 use crate::router::{Permission, Router};
 use crate::services::Services;
+use crate::settings::Settings;
+use crate::spans::Tracer;
 use crate::topics;
 
 /// How often a kairod that ends looks whether it is done.
@@ -35,6 +37,10 @@ pub struct Daemon {
     pub started: Instant,
     /// The event bus.
     pub bus: Rc<EventBus>,
+    /// What is recorded and watched.
+    pub settings: Settings,
+    /// What was done for whom, in which trace.
+    pub tracer: Rc<Tracer>,
     /// The real-time plane.
     pub plane: SharedPlane,
     /// The methods.
@@ -66,19 +72,20 @@ pub struct Daemon {
 
 impl Daemon {
     /// A daemon that nobody is connected to.
-    pub fn new(policy: Policy, state_dir: Option<&Path>) -> Self {
+    pub fn new(policy: Policy, settings: Settings, state_dir: Option<&Path>) -> Self {
         let bus = Rc::new(EventBus::new());
+        bus.tracer.set_ratio(settings.traces.ratio);
         let mut table = Table::new(policy);
         let grant_file = state_dir.map(GrantFile::in_directory);
         match grant_file.as_ref().map(GrantFile::load) {
             Some(Ok((grants, next))) => table.restore(grants, next),
             // No grant is the closed state; the operator sees it in permission.list.
-            Some(Err(trouble)) => say!("kairod: no grants: {trouble}"),
+            Some(Err(trouble)) => tracing::error!("no grants: {trouble}"),
             None => {}
         }
         let (audit, findings) = Audit::open(state_dir);
         for finding in &findings.0 {
-            say!("kairod: audit: {finding}");
+            tracing::warn!("audit: {finding}");
             let data = map([("finding", Value::from(finding.as_str()))]);
             bus.publish(topics::AUDIT_FINDING, data, None);
         }
@@ -87,7 +94,9 @@ impl Daemon {
             grant_file,
             started: Instant::now(),
             plane: Rc::new(RefCell::new(Plane::new(Rc::clone(&bus)))),
+            tracer: Rc::clone(&bus.tracer),
             bus,
+            settings,
             router: Router::new(crate::methods::all()),
             permissions: RefCell::new(table),
             idempotency: Rc::default(),
@@ -348,7 +357,7 @@ impl Daemon {
         }
         if let Err(error) = self.keep_grants() {
             // Ended all the same; after a restart they end again, by the clocks.
-            say!("kairod: {error}");
+            tracing::error!("{error}");
         }
     }
 

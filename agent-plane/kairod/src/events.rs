@@ -24,6 +24,7 @@ use kairo_wire::{ErrorCode, ErrorInfo, Event, Meta, Value};
 use tokio::sync::{Notify, watch};
 
 use crate::event_log::{Found as FoundLog, OpenLog, refusal};
+use crate::spans::{Kind, Open, Tracer};
 use crate::topics;
 
 /// Events that stay readable for slow subscribers.
@@ -60,6 +61,8 @@ pub struct EventBus {
     pub broken: Notify,
     /// Durable consumers that a subscription reads for.
     pub consumers: RefCell<BTreeSet<String>>,
+    /// What is published in a trace has a span.
+    pub tracer: Rc<Tracer>,
     /// How fast clients may publish.
     pub allowances: RefCell<Allowances>,
 }
@@ -115,6 +118,7 @@ impl EventBus {
             had_log: Cell::new(false),
             broken: Notify::new(),
             consumers: RefCell::default(),
+            tracer: Rc::default(),
             allowances: RefCell::default(),
         }
     }
@@ -127,7 +131,8 @@ impl EventBus {
     }
 
     fn publish_as(&self, class: Class, topic: &str, data: &Value, cause: Option<&Meta>) {
-        let cause = cause.cloned().unwrap_or_default();
+        let mut cause = cause.cloned().unwrap_or_default();
+        let span = self.span(topic, &mut cause);
         let mut event = NewEvent::new(topic, "kairod", encoded(data)).class(class);
         event.aliases = topics::aliases(topic).into();
         event.correlation_id = cause.correlation_id;
@@ -142,6 +147,15 @@ impl EventBus {
         let stamp = stamp.unwrap_or_else(|| self.own_stamp());
         let told = self.told(&event, stamp, None);
         self.show(Encoded::new(&event, stamp.time_ns, &told));
+        published(span, &Ok(told));
+    }
+
+    /// The span of an event that a request causes. The event carries it on.
+    fn span(&self, topic: &str, cause: &mut Meta) -> Option<Open> {
+        let name = || format!("publish {topic}");
+        let span = self.tracer.child(cause, name, Kind::Producer)?;
+        cause.traceparent = Some(span.traceparent());
+        Some(span)
     }
 
     /// Publishes what a client says. A durable event is delivered, and this returns, when it is in
@@ -149,7 +163,22 @@ impl EventBus {
     ///
     /// # Errors
     /// It breaks a rule, there is no log, or the log refuses it.
-    pub async fn publish_for(self: &Rc<Self>, event: NewEvent) -> Result<Published, ErrorInfo> {
+    pub async fn publish_for(
+        self: &Rc<Self>,
+        mut event: NewEvent,
+        cause: &Meta,
+    ) -> Result<Published, ErrorInfo> {
+        let mut cause = cause.clone();
+        let span = self.span(&event.topic, &mut cause);
+        event.correlation_id = cause.correlation_id;
+        event.causation_id = cause.causation_id;
+        event.traceparent = cause.traceparent;
+        let result = self.publish_whole(event).await;
+        published(span, &result);
+        result
+    }
+
+    async fn publish_whole(self: &Rc<Self>, event: NewEvent) -> Result<Published, ErrorInfo> {
         if event.class == Class::Volatile {
             let log = self.log.borrow().clone();
             let stamp = match log {
@@ -216,12 +245,12 @@ impl EventBus {
         self.failing.set(false);
         if let Some((backup, schema)) = &report.backup {
             let backup = backup.display();
-            say!("kairod: the event log had schema {schema}; a copy is {backup}");
+            tracing::warn!("the event log had schema {schema}; a copy is {backup}");
         }
         if let Some(salvage) = &report.salvage {
             let aside = salvage.quarantined.display();
             let why = &salvage.damage;
-            say!("kairod: the event log was damaged ({why}); it is now {aside}");
+            tracing::error!("the event log was damaged ({why}); it is now {aside}");
         }
         let state = if report.salvage.is_some() {
             "salvaged"
@@ -266,7 +295,7 @@ impl EventBus {
             return;
         }
         *self.absent.borrow_mut() = cause.to_string();
-        say!("kairod: no event log, what needs one is refused: {cause}");
+        tracing::error!("no event log, what needs one is refused: {cause}");
         let facts = store_facts("absent", cause, 0, None);
         self.publish_as(Class::Volatile, topics::EVENT_STORE, &facts, None);
     }
@@ -299,7 +328,7 @@ impl EventBus {
         let head = log.store.status().head;
         let facts = match &failure {
             Some(error) => {
-                say!("kairod: {error}");
+                tracing::error!("{error}");
                 store_facts("failing", &error.to_string(), head, None)
             }
             None => store_facts("ready", "", head, None),
@@ -490,6 +519,16 @@ pub const fn expected(version: Option<u64>) -> Expected {
 pub fn map<const N: usize>(entries: [(&str, Value); N]) -> Value {
     let entries = entries.into_iter();
     Value::Map(entries.map(|(key, value)| (key.into(), value)).collect())
+}
+
+/// Ends the span of an event.
+fn published(span: Option<Open>, result: &Result<Published, ErrorInfo>) {
+    if let Some(mut span) = span {
+        if let Ok(told) = result {
+            span.put("seq", told.seq);
+        }
+        span.end(result);
+    }
 }
 
 #[cfg(test)]

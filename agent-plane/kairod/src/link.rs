@@ -90,7 +90,7 @@ pub async fn keep(plane: SharedPlane, path: &Path) {
     loop {
         let why = match connect(&plane, path).await {
             Ok(wires) => {
-                say!("kairod: the link to kairo-rt is up");
+                tracing::info!("the link to kairo-rt is up");
                 pause = RETRY.0;
                 let why = match serve(&plane, &wires).await {
                     Ok(()) => LinkError::Protocol("it left a request unanswered"),
@@ -104,7 +104,7 @@ pub async fn keep(plane: SharedPlane, path: &Path) {
         let text = why.to_string();
         // Once a cause, not once an attempt: the log is bounded.
         if text != said {
-            say!("kairod: no link to kairo-rt at {}: {text}", path.display());
+            tracing::warn!("no link to kairo-rt at {}: {text}", path.display());
             said = text;
         }
         tokio::time::sleep(pause).await;

@@ -9,9 +9,6 @@
 //! What kairod promises about safety is nothing: the real-time plane checks every command itself
 //! and lets leases end when kairod dies.
 
-#[macro_use]
-mod say;
-
 mod audit;
 mod cancellation;
 mod claim;
@@ -37,6 +34,8 @@ mod refusal;
 mod router;
 mod server;
 mod services;
+mod settings;
+mod spans;
 mod spelling;
 mod subscription;
 mod topics;
@@ -56,6 +55,7 @@ use crate::daemon::Daemon;
 use crate::notify::Supervisor;
 use crate::permission::policy::Policy;
 use crate::server::Socket;
+use crate::settings::Settings;
 
 /// Serves the kernel's IPC socket: methods, devices, events.
 #[derive(Debug, Parser)]
@@ -67,6 +67,9 @@ struct Arguments {
     /// Who may do what; the built-in rules alone if it does not exist.
     #[arg(long, env = "KAIRO_POLICY", default_value = "/config/policy.toml")]
     policy: PathBuf,
+    /// What is recorded and watched; the defaults if it does not exist.
+    #[arg(long, env = "KAIRO_OBSERVE", default_value = "/config/observe.toml")]
+    observe: PathBuf,
     /// What must outlive a restart. Without it, or where it cannot be written, what needs it is
     /// refused and everything else works.
     #[arg(long, env = "KAIRO_STATE_DIR", default_value = "/var/lib/kairo")]
@@ -80,17 +83,23 @@ const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
 /// How long the start waits for the event log.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A policy that is wrong, as kairo-init and systemd know it: not worth a restart (EX_CONFIG).
+/// A policy or settings that are wrong, as kairo-init and systemd know it: not worth a restart (EX_CONFIG).
 const EXIT_CONFIG_REFUSED: u8 = 78;
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
+    kairo_observe::log::start(std::env::var("KAIRO_LOG").ok().as_deref());
+    let refused = |error: String| {
+        tracing::error!("{error}");
+        Ok(ExitCode::from(EXIT_CONFIG_REFUSED))
+    };
     let policy = match Policy::load(&arguments.policy) {
         Ok(policy) => policy,
-        Err(error) => {
-            say!("kairod: {error}");
-            return Ok(ExitCode::from(EXIT_CONFIG_REFUSED));
-        }
+        Err(error) => return refused(error.to_string()),
+    };
+    let settings = match Settings::load(&arguments.observe) {
+        Ok(settings) => settings,
+        Err(error) => return refused(error.to_string()),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -99,13 +108,13 @@ fn main() -> anyhow::Result<ExitCode> {
         .max_blocking_threads(4)
         .build()
         .context("cannot start the event loop")?;
-    let done = LocalSet::new().block_on(&runtime, run(&arguments, policy));
+    let done = LocalSet::new().block_on(&runtime, run(&arguments, policy, settings));
     // A connection attempt that hangs must not hold up the end.
     runtime.shutdown_background();
     done.map(|()| ExitCode::SUCCESS)
 }
 
-async fn run(arguments: &Arguments, policy: Policy) -> anyhow::Result<()> {
+async fn run(arguments: &Arguments, policy: Policy, settings: Settings) -> anyhow::Result<()> {
     let supervisor = Supervisor::from_environment();
     // SAFETY: no handler is installed; a write beyond a limit on file sizes fails instead of ending
     // the process.
@@ -114,7 +123,7 @@ async fn run(arguments: &Arguments, policy: Policy) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let socket = Socket::bind(&arguments.run_dir)?;
     let state_dir = usable_state_dir(&arguments.state_dir);
-    let daemon = Rc::new(Daemon::new(policy, state_dir));
+    let daemon = Rc::new(Daemon::new(policy, settings, state_dir));
     if let Some(directory) = state_dir {
         let (first, opened) = tokio::sync::oneshot::channel();
         let (bus, directory) = (Rc::clone(&daemon.bus), directory.to_path_buf());
@@ -128,7 +137,7 @@ async fn run(arguments: &Arguments, policy: Policy) -> anyhow::Result<()> {
     let rt_path = arguments.run_dir.join("rt.sock");
     let plane = Rc::clone(&daemon.plane);
     tokio::task::spawn_local(async move { link::keep(plane, &rt_path).await });
-    say!("kairod: serving {}", socket.path().display());
+    tracing::info!("serving {}", socket.path().display());
     supervisor.send("READY=1");
     daemon
         .bus
@@ -141,10 +150,10 @@ async fn run(arguments: &Arguments, policy: Policy) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     supervisor.send("STOPPING=1");
-    say!("kairod: stopping");
+    tracing::info!("stopping");
     daemon.drain(DRAIN_PATIENCE).await;
     if !daemon.bus.close(DRAIN_PATIENCE) {
-        say!("kairod: the event log did not close in time; what was acknowledged is in it");
+        tracing::warn!("the event log did not close in time; what was acknowledged is in it");
     }
     Ok(())
 }
@@ -157,7 +166,7 @@ fn usable_state_dir(path: &Path) -> Option<&Path> {
         Ok(()) => Some(path),
         Err(error) => {
             let path = path.display();
-            say!("kairod: nothing outlives a restart: cannot make {path}: {error}");
+            tracing::error!("nothing outlives a restart: cannot make {path}: {error}");
             None
         }
     }

@@ -24,13 +24,14 @@ use crate::daemon::Daemon;
 use crate::idempotency::{self, Begin};
 use crate::permission::{Class, DeviceLimits, Right};
 use crate::services::{Served, Service};
+use crate::spans::Kind;
 use crate::spelling;
 
 /// Longest that any request may take, whatever deadline its caller allows.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// Longest text of a request's metadata, bytes; a W3C traceparent has 55.
-const MAX_META_BYTES: usize = 256;
+pub const MAX_META_BYTES: usize = 256;
 
 /// Which classes may call a method where no policy says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -487,9 +488,10 @@ impl Router {
         &self,
         daemon: &Rc<Daemon>,
         connection: &Rc<Connection>,
-        request: Request,
+        mut request: Request,
     ) -> impl Future<Output = Vec<u8>> + 'static {
         self.requests.set(self.requests.get() + 1);
+        let span = daemon.tracer.begin(connection, &mut request);
         let id = request.id.clone();
         let name = request.method.clone();
         let deadline = request.meta.as_ref().and_then(|meta| meta.deadline_ms);
@@ -503,7 +505,11 @@ impl Router {
                     .unwrap_or_else(|_| Err(too_late(&name, allowed))),
                 Err(error) => Err(error),
             };
-            match result.and_then(|result| answer(&name, id.as_ref(), &result)) {
+            let answered = result.and_then(|result| answer(&name, id.as_ref(), &result));
+            if let Some(span) = span {
+                span.end(&answered);
+            }
+            match answered {
                 Ok(frame) => frame,
                 Err(error) => {
                     let refusals = &daemon.router.refusals;
@@ -618,11 +624,25 @@ fn start_served(
     }
     check_duplicates(&params)?;
     let caller = connection.identity.view(connection.number);
-    let pending = service.ask(&method.name, params, &meta, &caller)?;
+    let mut meta = meta;
+    let span = daemon.tracer.child(&meta, || &method.name, Kind::Client);
+    let span = span.map(|mut span| {
+        span.put("service", service.namespace.as_str());
+        meta.traceparent = Some(span.traceparent());
+        span
+    });
+    let pending = service.ask(&method.name, params, &meta, &caller);
     let name = method.name.clone();
-    Ok(Box::pin(
-        async move { encode(&name, &pending.result().await?) },
-    ))
+    Ok(Box::pin(async move {
+        let result = match pending {
+            Ok(pending) => pending.result().await,
+            Err(error) => Err(error),
+        };
+        if let Some(span) = span {
+            span.end(&result);
+        }
+        encode(&name, &result?)
+    }))
 }
 
 /// The frame of a result; empty for a notification, which gets no response.

@@ -97,6 +97,15 @@ impl Context {
         })
     }
 
+    /// The same, with the word to whoever comes next that it is not recorded here.
+    #[must_use]
+    pub const fn unsampled(self) -> Self {
+        Self {
+            flags: self.flags & !SAMPLED,
+            ..self
+        }
+    }
+
     /// Whether the trace is to be recorded.
     pub const fn is_sampled(&self) -> bool {
         self.flags & SAMPLED != 0

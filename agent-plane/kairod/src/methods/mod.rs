@@ -9,6 +9,7 @@ mod permission;
 mod rt;
 mod service;
 mod system;
+mod traces;
 
 use crate::router::Method;
 
@@ -23,6 +24,7 @@ pub fn all() -> Vec<Method> {
         intent::methods(),
         permission::methods(),
         service::methods(),
+        traces::methods(),
     ];
     namespaces.into_iter().flatten().collect()
 }

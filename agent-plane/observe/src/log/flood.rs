@@ -82,10 +82,10 @@ impl Floods {
 #[cfg(test)]
 mod tests {
     use tracing::Callsite;
+    use tracing::Level;
     use tracing::callsite::DefaultCallsite;
     use tracing::field::FieldSet;
     use tracing::metadata::{Kind, Metadata};
-    use tracing::Level;
 
     use super::*;
 
