@@ -1,10 +1,10 @@
 //! What the whole of kairod shares, on its one thread.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use kairo_wire::{ErrorCode, ErrorInfo, Meta, Value};
 use tokio::sync::Notify;
@@ -22,11 +22,14 @@ use crate::permission::policy::Policy;
 use crate::permission::{Class, Decision, DeviceLimits, Right, Table};
 use crate::plane::{Plane, SharedPlane};
 use crate::router::{Permission, Router};
+use crate::sensors::Sensors;
 use crate::services::Services;
 use crate::settings::Settings;
 use crate::spans::Tracer;
 use crate::topics;
 
+/// Denials that are remembered.
+const KEPT_DENIALS: usize = 64;
 /// How often a kairod that ends looks whether it is done.
 const DRAIN_STEP: Duration = Duration::from_millis(5);
 
@@ -39,6 +42,10 @@ pub struct Daemon {
     pub bus: Rc<EventBus>,
     /// What is recorded and watched.
     pub settings: Settings,
+    /// How the machine is.
+    pub sensors: Rc<Sensors>,
+    /// The newest denials that made an event, for the diagnostics.
+    pub denials: RefCell<VecDeque<(SystemTime, Value)>>,
     /// What was done for whom, in which trace.
     pub tracer: Rc<Tracer>,
     /// The real-time plane.
@@ -72,7 +79,12 @@ pub struct Daemon {
 
 impl Daemon {
     /// A daemon that nobody is connected to.
-    pub fn new(policy: Policy, settings: Settings, state_dir: Option<&Path>) -> Self {
+    pub fn new(
+        policy: Policy,
+        settings: Settings,
+        sensor_root: &Path,
+        state_dir: Option<&Path>,
+    ) -> Self {
         let bus = Rc::new(EventBus::new());
         bus.tracer.set_ratio(settings.traces.ratio);
         let mut table = Table::new(policy);
@@ -97,6 +109,8 @@ impl Daemon {
             tracer: Rc::clone(&bus.tracer),
             bus,
             settings,
+            sensors: Rc::new(Sensors::new(sensor_root, state_dir)),
+            denials: RefCell::default(),
             router: Router::new(crate::methods::all()),
             permissions: RefCell::new(table),
             idempotency: Rc::default(),
@@ -427,6 +441,19 @@ impl Daemon {
         if let Some(untold) = quotas.denials.take(tokio::time::Instant::now()) {
             let number = connection.number;
             let data = denial::event(number, &subject, right, target, decision, untold);
+            tracing::warn!(
+                caller = %subject,
+                pid = connection.identity.pid(),
+                right = right.name(),
+                target = target,
+                "denied"
+            );
+            let mut denials = self.denials.borrow_mut();
+            if denials.len() >= KEPT_DENIALS {
+                denials.pop_front();
+            }
+            denials.push_back((SystemTime::now(), data.clone()));
+            drop(denials);
             self.bus.publish(topics::PERMISSION_DENIED, data, None);
             let entry = audit::denied(connection, right, target, decision);
             self.audit.note(entry);

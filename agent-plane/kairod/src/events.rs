@@ -368,6 +368,17 @@ impl EventBus {
         self.newest.send_replace(self.next_place());
     }
 
+    /// The newest events that are in memory, the newest first.
+    pub fn newest(&self, count: usize) -> Vec<Rc<Encoded>> {
+        self.kept
+            .borrow()
+            .iter()
+            .rev()
+            .take(count)
+            .cloned()
+            .collect()
+    }
+
     /// The notice that a subscription missed the events `from_seq` up to, not with, `to_seq`.
     pub fn gap(&self, from_seq: u64, to_seq: u64, lost: u64) -> Encoded {
         let data = map([

@@ -32,12 +32,14 @@ mod plane;
 mod readiness;
 mod refusal;
 mod router;
+mod sensors;
 mod server;
 mod services;
 mod settings;
 mod spans;
 mod spelling;
 mod subscription;
+mod thresholds;
 mod topics;
 mod views;
 
@@ -70,6 +72,9 @@ struct Arguments {
     /// What is recorded and watched; the defaults if it does not exist.
     #[arg(long, env = "KAIRO_OBSERVE", default_value = "/config/observe.toml")]
     observe: PathBuf,
+    /// Where /proc and /sys are that sensors are read from.
+    #[arg(long, env = "KAIRO_SENSOR_ROOT", default_value = "/", hide = true)]
+    sensor_root: PathBuf,
     /// What must outlive a restart. Without it, or where it cannot be written, what needs it is
     /// refused and everything else works.
     #[arg(long, env = "KAIRO_STATE_DIR", default_value = "/var/lib/kairo")]
@@ -123,7 +128,12 @@ async fn run(arguments: &Arguments, policy: Policy, settings: Settings) -> anyho
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let socket = Socket::bind(&arguments.run_dir)?;
     let state_dir = usable_state_dir(&arguments.state_dir);
-    let daemon = Rc::new(Daemon::new(policy, settings, state_dir));
+    let daemon = Rc::new(Daemon::new(
+        policy,
+        settings,
+        &arguments.sensor_root,
+        state_dir,
+    ));
     if let Some(directory) = state_dir {
         let (first, opened) = tokio::sync::oneshot::channel();
         let (bus, directory) = (Rc::clone(&daemon.bus), directory.to_path_buf());
@@ -134,6 +144,7 @@ async fn run(arguments: &Arguments, policy: Policy, settings: Settings) -> anyho
     }
     let grants = Rc::clone(&daemon);
     tokio::task::spawn_local(async move { grants.end_grants().await });
+    tokio::task::spawn_local(thresholds::watch(Rc::clone(&daemon)));
     let rt_path = arguments.run_dir.join("rt.sock");
     let plane = Rc::clone(&daemon.plane);
     tokio::task::spawn_local(async move { link::keep(plane, &rt_path).await });

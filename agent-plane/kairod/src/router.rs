@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use kairo_audit::{Entry, Phase};
+use kairo_observe::context::Context;
 use kairo_wire::message::{self, Message};
 use kairo_wire::{ErrorCode, ErrorInfo, Id, Limits, Meta, Request, Response, Value};
 use schemars::JsonSchema;
@@ -90,6 +91,12 @@ pub struct Call {
 }
 
 impl Call {
+    /// The trace that it belongs to; none outside of every trace.
+    pub fn trace_id(&self) -> Option<String> {
+        let context = Context::parse(self.meta.traceparent.as_deref()?)?;
+        Some(context.trace_id.to_string())
+    }
+
     /// How long to wait for something that should take at most `usual`.
     pub fn patience(&self, usual: Duration) -> Duration {
         match self.meta.deadline_ms {
@@ -378,6 +385,15 @@ impl Router {
             })
     }
 
+    /// Starts another method in the name of a call that is under way, if its caller may call that
+    /// one too.
+    pub fn ask(&self, call: &Call, name: &str, params: Value) -> Result<Work, ErrorInfo> {
+        let method = self.find(name)?;
+        let daemon = &call.daemon;
+        daemon.require_method(&call.connection, method.name, method.permission)?;
+        (method.handler)(call.clone(), params)
+    }
+
     /// Checks a request as far as that is possible without doing it, and starts it.
     fn start(
         daemon: &Rc<Daemon>,
@@ -498,6 +514,7 @@ impl Router {
         let allowed = deadline.map_or(LONGEST, |ms| Duration::from_millis(ms).min(LONGEST));
         let started = self.check(daemon, connection, request);
         let daemon = Rc::clone(daemon);
+        let caller = Rc::clone(connection);
         async move {
             let result = match started {
                 Ok(work) => tokio::time::timeout(allowed, work)
@@ -506,6 +523,7 @@ impl Router {
                 Err(error) => Err(error),
             };
             let answered = result.and_then(|result| answer(&name, id.as_ref(), &result));
+            let trace_id = span.as_ref().map(|span| span.trace_id().to_string());
             if let Some(span) = span {
                 span.end(&answered);
             }
@@ -514,6 +532,14 @@ impl Router {
                 Err(error) => {
                     let refusals = &daemon.router.refusals;
                     refusals.set(refusals.get() + 1);
+                    if error.code == ErrorCode::Internal {
+                        tracing::error!(
+                            caller = %caller.identity.as_subject(),
+                            pid = caller.identity.pid(),
+                            trace_id,
+                            "{name}: {error}"
+                        );
+                    }
                     refusal(id, error)
                 }
             }
@@ -568,6 +594,8 @@ struct Noting {
     connection: Rc<Connection>,
     entry: Option<Entry>,
     attempt: Option<u64>,
+    intent: Option<String>,
+    trace_id: Option<String>,
 }
 
 impl Noting {
@@ -577,11 +605,30 @@ impl Noting {
             connection: Rc::clone(&call.connection),
             entry: Some(entry),
             attempt: None,
+            intent: call.meta.correlation_id.clone(),
+            trace_id: call.trace_id(),
         }
+    }
+
+    /// The same for the log's readers, in short.
+    fn say<T>(&self, act: &str, result: &Result<T, ErrorInfo>) {
+        let outcome = match result {
+            Ok(_) => "ok",
+            Err(error) => error.code.name(),
+        };
+        tracing::info!(
+            caller = %self.connection.identity.as_subject(),
+            pid = self.connection.identity.pid(),
+            intent = self.intent,
+            trace_id = self.trace_id,
+            outcome,
+            "{act}"
+        );
     }
 
     fn ended<T>(&mut self, result: &Result<T, ErrorInfo>) {
         if let Some(entry) = self.entry.take() {
+            self.say(&entry.act, result);
             let entry = audit::ended(entry, self.attempt, result);
             self.daemon.note(&self.connection, entry);
         }

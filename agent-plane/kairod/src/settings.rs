@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::spans::USUAL_RATIO;
 
@@ -14,7 +14,7 @@ use crate::spans::USUAL_RATIO;
 const MAX_BYTES: u64 = 64 * 1024;
 
 /// What the file says.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// What is recorded of requests.
@@ -24,7 +24,7 @@ pub struct Settings {
 }
 
 /// `[traces]`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Traces {
     /// Share of the requests outside of every trace that begin one, 0 to 1.
@@ -38,7 +38,7 @@ impl Default for Traces {
 }
 
 /// `[metrics]`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Metrics {
     /// How often the machine is looked at, s: 1 to 3600; 0 for never.
@@ -59,7 +59,7 @@ pub struct Metrics {
 
 /// Where a value is told about: beyond `limit`, and again when it is back at `back`. Two numbers,
 /// so that a value that swings around one does not tell about every swing.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bound {
     /// The value from which it is beyond.

@@ -83,6 +83,11 @@ pub const TOPICS: &[(&str, &str)] = &[
         EVENT_STORE,
         "the event log works, or does not: {state, cause, head_seq, salvaged, damaged, lost}",
     ),
+    (
+        METRICS_THRESHOLD,
+        "a measurement of the machine went beyond its bound, came back, or its sensor went away: \
+         {metric, sensor, state, value, unit, limit, back}",
+    ),
 ];
 
 /// See [`TOPICS`].
@@ -129,6 +134,8 @@ pub const EVENT_GAP: &str = "kairo.system.event.gap";
 pub const EVENT_REPLAYED: &str = "kairo.system.event.replayed";
 /// See [`TOPICS`].
 pub const EVENT_STORE: &str = "kairo.system.event.store";
+/// See [`TOPICS`].
+pub const METRICS_THRESHOLD: &str = "kairo.system.metrics.threshold";
 
 /// The other names of `topic`.
 pub fn aliases(topic: &str) -> Vec<String> {

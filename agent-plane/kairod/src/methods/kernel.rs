@@ -55,13 +55,6 @@ pub fn methods() -> Vec<Method> {
             async |call, params| confine(&call, params),
         )
         .audited(Audited::After),
-        Method::new(
-            "kernel.diagnostics",
-            Permission::Admin,
-            "Shows every connection with its peer, queue and subscriptions.",
-            async |call, NoParams {}| Ok(diagnostics(&call)),
-        )
-        .audited(Audited::After),
     ]
 }
 
@@ -102,7 +95,7 @@ struct Hello {
 }
 
 #[derive(Serialize, JsonSchema)]
-struct HelloLimits {
+pub struct HelloLimits {
     /// Longest request, response and event, bytes.
     control_bytes: usize,
     /// Longest stream chunk, bytes.
@@ -119,15 +112,11 @@ struct HelloLimits {
     frame_timeout_ms: u64,
 }
 
-fn hello(call: &Call, params: &HelloParams) -> Hello {
-    let asked = |feature: &&&str| params.features.iter().any(|asked| asked == **feature);
-    let limits = Limits::default();
-    Hello {
-        protocol: u32::from(kairo_wire::frame::VERSION),
-        server: concat!("kairod ", env!("CARGO_PKG_VERSION")).into(),
-        features: FEATURES.iter().filter(asked).copied().collect(),
-        features_offered: FEATURES,
-        limits: HelloLimits {
+impl HelloLimits {
+    /// Those of this kairod.
+    pub fn own() -> Self {
+        let limits = Limits::default();
+        Self {
             control_bytes: limits.control_bytes,
             chunk_bytes: limits.chunk_bytes,
             depth: limits.depth,
@@ -135,7 +124,18 @@ fn hello(call: &Call, params: &HelloParams) -> Hello {
             in_flight: MAX_IN_FLIGHT,
             outgoing_bytes: outgoing::LIMIT_BYTES,
             frame_timeout_ms: FRAME_TIMEOUT.as_millis() as u64,
-        },
+        }
+    }
+}
+
+fn hello(call: &Call, params: &HelloParams) -> Hello {
+    let asked = |feature: &&&str| params.features.iter().any(|asked| asked == **feature);
+    Hello {
+        protocol: u32::from(kairo_wire::frame::VERSION),
+        server: concat!("kairod ", env!("CARGO_PKG_VERSION")).into(),
+        features: FEATURES.iter().filter(asked).copied().collect(),
+        features_offered: FEATURES,
+        limits: HelloLimits::own(),
         identity: call.connection.identity.view(call.connection.number),
     }
 }
@@ -330,44 +330,4 @@ fn introspect(call: &Call, params: &IntrospectParams) -> Result<Introspection, E
         errors: ErrorCode::ALL.iter().map(ToString::to_string).collect(),
         digest: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
     })
-}
-
-#[derive(Serialize, JsonSchema)]
-struct Diagnostics {
-    /// Requests taken since the start.
-    requests: u64,
-    /// Requests refused since the start.
-    refusals: u64,
-    /// Connections turned away because there were too many.
-    refused_connections: u64,
-    /// The connections.
-    connections: Vec<ConnectionView>,
-}
-
-#[derive(Serialize, JsonSchema)]
-struct ConnectionView {
-    peer: Peer,
-    /// Bytes that wait to be written.
-    outgoing_bytes: usize,
-    /// Requests under way.
-    in_flight: usize,
-    /// Names of its subscriptions.
-    subscriptions: Vec<String>,
-}
-
-fn diagnostics(call: &Call) -> Diagnostics {
-    let (requests, refusals) = call.daemon.router.counts();
-    let connections = call.daemon.connections.borrow();
-    let connections = connections.values().map(|connection| ConnectionView {
-        peer: connection.identity.view(connection.number),
-        outgoing_bytes: connection.outgoing.bytes(),
-        in_flight: connection.in_flight(),
-        subscriptions: connection.subscriptions.borrow().keys().cloned().collect(),
-    });
-    Diagnostics {
-        requests,
-        refusals,
-        refused_connections: call.daemon.refused_connections.get(),
-        connections: connections.collect(),
-    }
 }

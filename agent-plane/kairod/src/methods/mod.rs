@@ -2,6 +2,7 @@
 //! are the method's public schema.
 
 mod device;
+mod diagnostics;
 mod event;
 mod intent;
 mod kernel;
@@ -25,6 +26,7 @@ pub fn all() -> Vec<Method> {
         permission::methods(),
         service::methods(),
         traces::methods(),
+        diagnostics::methods(),
     ];
     namespaces.into_iter().flatten().collect()
 }

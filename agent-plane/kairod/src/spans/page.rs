@@ -104,6 +104,13 @@ pub struct Page {
 }
 
 impl Tracer {
+    /// The newest spans, the oldest of them first.
+    pub fn newest(&self, count: usize) -> Vec<SpanView> {
+        let kept = self.kept.borrow();
+        let from = kept.len().saturating_sub(count);
+        kept.range(from..).map(SpanView::of).collect()
+    }
+
     /// The spans behind number `after`, at most `limit`, of one trace or of all.
     pub fn page(&self, after: u64, trace: Option<TraceId>, limit: usize) -> Page {
         let kept = self.kept.borrow();

@@ -55,6 +55,13 @@ impl System {
         system
     }
 
+    /// kairod alone, with these settings.
+    pub fn start_observed(settings: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("observe.toml"), settings).unwrap();
+        Self::around(directory, None)
+    }
+
     /// A client that has become `class`, and is called `name`.
     pub fn confined(&self, class: &str, name: &str) -> Client {
         let mut client = self.client();
@@ -156,6 +163,8 @@ fn spawn(directory: &TempDir) -> Child {
         .arg(directory.path())
         .arg("--policy")
         .arg(directory.path().join("policy.toml"))
+        .arg("--observe")
+        .arg(directory.path().join("observe.toml"))
         .arg("--state-dir")
         .arg(directory.path().join("state"))
         .env_remove("NOTIFY_SOCKET")
