@@ -6,9 +6,12 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kairo_audit::Anchor;
 
+use crate::diagnostics::DiagnosticsOptions;
 use crate::intent::IntentCommand;
+use crate::metrics::MetricsOptions;
 use crate::permission::PermissionCommand;
 use crate::run::RunOptions;
+use crate::trace::TraceCommand;
 
 /// Shows and drives a robot under KairoOS.
 #[derive(Debug, Parser)]
@@ -103,6 +106,16 @@ pub enum Command {
         #[command(subcommand)]
         command: AuditCommand,
     },
+    /// Shows what was done for whom, and how long each part took.
+    Trace {
+        /// The verb.
+        #[command(subcommand)]
+        command: TraceCommand,
+    },
+    /// Writes the state of everything into one file, without secrets.
+    Diagnostics(DiagnosticsOptions),
+    /// Shows how the machine is: load, memory, temperatures, batteries, disk.
+    Metrics(MetricsOptions),
     /// Shows events: as they happen, from the log, or replayed.
     Events {
         /// What to do.

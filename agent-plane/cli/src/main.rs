@@ -12,6 +12,7 @@ mod completion;
 mod config_check;
 mod cyclictest;
 mod device;
+mod diagnostics;
 mod doctor;
 mod events;
 mod failsafe;
@@ -19,6 +20,7 @@ mod failure;
 mod intent;
 mod latency;
 mod latency_window;
+mod metrics;
 mod operator;
 mod permission;
 mod plot;
@@ -28,6 +30,7 @@ mod run;
 mod send;
 mod status;
 mod terminal;
+mod trace;
 
 use clap::Parser;
 use kairo_link::operator::OperatorRequest;
@@ -40,6 +43,7 @@ use crate::arguments::{
 };
 use crate::failure::Failure;
 use crate::terminal::Terminal;
+use crate::trace::TraceCommand;
 
 fn main() -> std::process::ExitCode {
     // clap ends the process with status 2 on wrong usage, and with 0 after --help.
@@ -78,6 +82,12 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
     {
         return operator::estop(terminal, &endpoint, arguments.timeout);
     }
+    if let Command::Trace {
+        command: TraceCommand::Export(options),
+    } = &arguments.command
+    {
+        return trace::export(terminal, &endpoint, arguments.timeout, options);
+    }
     let mut client = Client::connect_to(&endpoint)?;
     let mut session = call::Session::new(&mut client, arguments.timeout);
     match &arguments.command {
@@ -86,6 +96,9 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
         Command::Run(options) => run::run(&mut session, &endpoint, options),
         Command::Intent { command } => intent::intent(&mut session, terminal, command),
         Command::Permission { command } => permission::permission(&mut session, terminal, command),
+        Command::Trace { command } => trace::trace(&mut session, terminal, command),
+        Command::Diagnostics(options) => diagnostics::take(&mut session, terminal, options),
+        Command::Metrics(options) => metrics::show(&mut session, terminal, options),
         Command::Latency(options) => latency::compare(&mut session, terminal, options),
         Command::Events { command } => match command {
             EventsCommand::Tail(options) => events::tail(&mut session, terminal, options),

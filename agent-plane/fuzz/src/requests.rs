@@ -11,7 +11,7 @@ use std::time::Duration;
 use kairo_wire::frame::header;
 use kairo_wire::message::Message;
 use kairo_wire::{Decoder, ErrorCode, FrameKind, Limits, Response};
-use kairod::{Daemon, Policy};
+use kairod::{Daemon, Policy, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
@@ -62,7 +62,12 @@ impl World {
         Self {
             runtime: runtime.enable_all().build().unwrap(),
             tasks: LocalSet::new(),
-            daemon: Rc::new(Daemon::new(Policy::default(), None)),
+            daemon: Rc::new(Daemon::new(
+                Policy::default(),
+                Settings::default(),
+                std::path::Path::new("/"),
+                None,
+            )),
             inputs: 0,
         }
     }

@@ -214,7 +214,7 @@ fn places() -> usize {
     let places = allowed.saturating_sub(OWN_DESCRIPTORS) / DESCRIPTORS_A_PLACE;
     let places = usize::try_from(places).unwrap_or(MAX_PLACES);
     if places < MAX_PLACES {
-        say!("kairod: {allowed} descriptors allow fewer connections; raise RLIMIT_NOFILE");
+        tracing::warn!("{allowed} descriptors allow fewer connections; raise RLIMIT_NOFILE");
     }
     places.clamp(MIN_PLACES, MAX_PLACES)
 }

@@ -42,6 +42,7 @@ pub enum Audited {
 pub struct Audit {
     log: Option<Log>,
     directory: PathBuf,
+    findings: Vec<String>,
     /// Entries that could not be written.
     lost: Arc<AtomicU64>,
 }
@@ -65,6 +66,7 @@ impl Audit {
         let audit = Self {
             log,
             directory,
+            findings: findings.clone(),
             lost,
         };
         (audit, Findings(findings))
@@ -73,6 +75,16 @@ impl Audit {
     /// Where it is; none without one.
     pub fn directory(&self) -> Option<&Path> {
         self.log.as_ref().map(|_| self.directory.as_path())
+    }
+
+    /// How it does; none without one.
+    pub fn status(&self) -> Option<kairo_audit::Status> {
+        self.log.as_ref().map(Log::status)
+    }
+
+    /// What opening it found that somebody should know.
+    pub fn findings(&self) -> &[String] {
+        &self.findings
     }
 
     /// Entries that could not be written since the start.

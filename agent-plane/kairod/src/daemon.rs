@@ -1,10 +1,10 @@
 //! What the whole of kairod shares, on its one thread.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use kairo_wire::{ErrorInfo, Meta};
 use tokio::sync::Notify;
@@ -16,7 +16,8 @@ use crate::connection::Connection;
 use crate::denial::{self, Quotas};
 use crate::events::EventBus;
 use crate::facts::{
-    AuditFinding, IntentEnded, IntentStarted, PermissionRevoked, Ready, ServiceRemoved, Stopping,
+    AuditFinding, IntentEnded, IntentStarted, PermissionDenied, PermissionRevoked, Ready,
+    ServiceRemoved, Stopping,
 };
 use crate::grant_file::GrantFile;
 use crate::grant_writer::GrantWriter;
@@ -28,8 +29,13 @@ use crate::permission::{Class, Decision, DeviceLimits, Right, Table};
 use crate::plane::{Plane, SharedPlane};
 use crate::reasons::Reason;
 use crate::router::{Permission, Router};
+use crate::sensors::Sensors;
 use crate::services::Services;
+use crate::settings::Settings;
+use crate::spans::Tracer;
 
+/// Denials that are remembered.
+const KEPT_DENIALS: usize = 64;
 /// How often a kairod that ends looks whether it is done.
 const DRAIN_STEP: Duration = Duration::from_millis(5);
 
@@ -40,6 +46,14 @@ pub struct Daemon {
     pub started: Instant,
     /// The event bus.
     pub bus: Rc<EventBus>,
+    /// What is recorded and watched.
+    pub settings: Settings,
+    /// How the machine is.
+    pub sensors: Rc<Sensors>,
+    /// The newest denials that made an event, for the diagnostics.
+    pub denials: RefCell<VecDeque<(SystemTime, PermissionDenied)>>,
+    /// What was done for whom, in which trace.
+    pub tracer: Rc<Tracer>,
     /// The real-time plane.
     pub plane: SharedPlane,
     /// The methods.
@@ -73,13 +87,19 @@ pub struct Daemon {
 
 impl Daemon {
     /// A daemon that nobody is connected to.
-    pub fn new(policy: Policy, state_dir: Option<&Path>) -> Self {
+    pub fn new(
+        policy: Policy,
+        settings: Settings,
+        sensor_root: &Path,
+        state_dir: Option<&Path>,
+    ) -> Self {
         let bus = Rc::new(EventBus::new());
+        bus.tracer.set_ratio(settings.traces.ratio);
         let mut table = Table::new(policy);
         let grant_writer = state_dir.and_then(|directory| restore_grants(directory, &mut table));
         let (audit, findings) = Audit::open(state_dir);
         for finding in &findings.0 {
-            say!("kairod: audit: {finding}");
+            tracing::warn!("audit: {finding}");
             let finding = finding.clone();
             bus.publish(&AuditFinding { finding }, None);
         }
@@ -89,7 +109,11 @@ impl Daemon {
             grants_to_come: Cell::new(0),
             started: Instant::now(),
             plane: Rc::new(RefCell::new(Plane::new(Rc::clone(&bus)))),
+            tracer: Rc::clone(&bus.tracer),
             bus,
+            settings,
+            sensors: Rc::new(Sensors::new(sensor_root, state_dir)),
+            denials: RefCell::default(),
             router: Router::new(crate::methods::all()),
             permissions: RefCell::new(table),
             idempotency: Rc::default(),
@@ -431,6 +455,19 @@ impl Daemon {
         if let Some(untold) = quotas.denials.take(tokio::time::Instant::now()) {
             let number = connection.number;
             let fact = denial::event(number, &subject, right, target, decision, untold);
+            tracing::warn!(
+                caller = %subject,
+                pid = connection.identity.pid(),
+                right = right.name(),
+                target = target,
+                "denied"
+            );
+            let mut denials = self.denials.borrow_mut();
+            if denials.len() >= KEPT_DENIALS {
+                denials.pop_front();
+            }
+            denials.push_back((SystemTime::now(), fact.clone()));
+            drop(denials);
             self.bus.publish(&fact, None);
             let entry = audit::denied(connection, right, target, decision);
             self.audit.note(entry);
@@ -445,10 +482,10 @@ fn restore_grants(state_dir: &Path, table: &mut Table) -> Option<GrantWriter> {
     match file.load() {
         Ok((grants, next)) => table.restore(grants, next),
         // No grant is the closed state; the operator sees it in permission.list.
-        Err(trouble) => say!("kairod: no grants: {trouble}"),
+        Err(trouble) => tracing::error!("no grants: {trouble}"),
     }
     let writer = GrantWriter::start(file, table.grants().to_vec(), table.next_grant());
     writer
-        .inspect_err(|error| say!("kairod: no grants can be given: {error}"))
+        .inspect_err(|error| tracing::error!("no grants can be given: {error}"))
         .ok()
 }

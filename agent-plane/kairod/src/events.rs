@@ -27,6 +27,7 @@ use crate::event_log::{Found as FoundLog, OpenLog, refusal};
 use crate::facts::{DeviceReleased, EventGap, EventStore, Fact, IntentEnded, LostRange};
 use crate::intents::Status;
 use crate::reasons::Reason;
+use crate::spans::{Kind, Open, Tracer};
 use crate::topics;
 
 /// Events that stay readable for slow subscribers.
@@ -63,6 +64,8 @@ pub struct EventBus {
     pub broken: Notify,
     /// Durable consumers that a subscription reads for.
     pub consumers: RefCell<BTreeSet<String>>,
+    /// What is published in a trace has a span.
+    pub tracer: Rc<Tracer>,
     /// How fast clients may publish.
     pub allowances: RefCell<Allowances>,
 }
@@ -118,6 +121,7 @@ impl EventBus {
             had_log: Cell::new(false),
             broken: Notify::new(),
             consumers: RefCell::default(),
+            tracer: Rc::default(),
             allowances: RefCell::default(),
         }
     }
@@ -129,7 +133,8 @@ impl EventBus {
     }
 
     fn publish_as<F: Fact>(&self, class: Class, fact: &F, cause: Option<&Meta>) {
-        let cause = cause.cloned().unwrap_or_default();
+        let mut cause = cause.cloned().unwrap_or_default();
+        let span = self.span(F::TOPIC.name, &mut cause);
         let mut event = new_event(fact).class(class);
         event.aliases = topics::aliases(F::TOPIC.name).into();
         event.correlation_id = cause.correlation_id;
@@ -144,6 +149,15 @@ impl EventBus {
         let stamp = stamp.unwrap_or_else(|| self.own_stamp());
         let told = self.told(&event, stamp, None);
         self.show(Encoded::new(&event, stamp.time_ns, &told));
+        published(span, &Ok(told));
+    }
+
+    /// The span of an event that a request causes. The event carries it on.
+    fn span(&self, topic: &str, cause: &mut Meta) -> Option<Open> {
+        let name = || format!("publish {topic}");
+        let span = self.tracer.child(cause, name, Kind::Producer)?;
+        cause.traceparent = Some(span.traceparent());
+        Some(span)
     }
 
     /// Publishes what a client says. A durable event is delivered, and this returns, when it is in
@@ -151,7 +165,22 @@ impl EventBus {
     ///
     /// # Errors
     /// It breaks a rule, there is no log, or the log refuses it.
-    pub async fn publish_for(self: &Rc<Self>, event: NewEvent) -> Result<Published, ErrorInfo> {
+    pub async fn publish_for(
+        self: &Rc<Self>,
+        mut event: NewEvent,
+        cause: &Meta,
+    ) -> Result<Published, ErrorInfo> {
+        let mut cause = cause.clone();
+        let span = self.span(&event.topic, &mut cause);
+        event.correlation_id = cause.correlation_id;
+        event.causation_id = cause.causation_id;
+        event.traceparent = cause.traceparent;
+        let result = self.publish_whole(event).await;
+        published(span, &result);
+        result
+    }
+
+    async fn publish_whole(self: &Rc<Self>, event: NewEvent) -> Result<Published, ErrorInfo> {
         if event.class == Class::Volatile {
             let log = self.log.borrow().clone();
             let stamp = match log {
@@ -215,12 +244,12 @@ impl EventBus {
         self.failing.set(false);
         if let Some((backup, schema)) = &report.backup {
             let backup = backup.display();
-            say!("kairod: the event log had schema {schema}; a copy is {backup}");
+            tracing::warn!("the event log had schema {schema}; a copy is {backup}");
         }
         if let Some(salvage) = &report.salvage {
             let aside = salvage.quarantined.display();
             let why = &salvage.damage;
-            say!("kairod: the event log was damaged ({why}); it is now {aside}");
+            tracing::error!("the event log was damaged ({why}); it is now {aside}");
         }
         let state = if report.salvage.is_some() {
             "salvaged"
@@ -262,7 +291,7 @@ impl EventBus {
             return;
         }
         *self.absent.borrow_mut() = cause.to_string();
-        say!("kairod: no event log, what needs one is refused: {cause}");
+        tracing::error!("no event log, what needs one is refused: {cause}");
         let facts = store_facts("absent", cause, 0, None);
         self.publish_as(Class::Volatile, &facts, None);
     }
@@ -295,7 +324,7 @@ impl EventBus {
         let head = log.store.status().head;
         let facts = match &failure {
             Some(error) => {
-                say!("kairod: {error}");
+                tracing::error!("{error}");
                 store_facts("failing", &error.to_string(), head, None)
             }
             None => store_facts("ready", "", head, None),
@@ -333,6 +362,17 @@ impl EventBus {
         kept.push_back(Rc::new(event));
         drop(kept);
         self.newest.send_replace(self.next_place());
+    }
+
+    /// The newest events that are in memory, the newest first.
+    pub fn newest(&self, count: usize) -> Vec<Rc<Encoded>> {
+        self.kept
+            .borrow()
+            .iter()
+            .rev()
+            .take(count)
+            .cloned()
+            .collect()
     }
 
     /// The notice that a subscription missed the events `from_seq` up to, not with, `to_seq`.
@@ -481,6 +521,16 @@ pub const fn expected(version: Option<u64>) -> Expected {
         None => Expected::Any,
         Some(0) => Expected::None,
         Some(version) => Expected::Exactly(version),
+    }
+}
+
+/// Ends the span of an event.
+fn published(span: Option<Open>, result: &Result<Published, ErrorInfo>) {
+    if let Some(mut span) = span {
+        if let Ok(told) = result {
+            span.put("seq", told.seq);
+        }
+        span.end(result);
     }
 }
 

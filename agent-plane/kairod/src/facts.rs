@@ -101,6 +101,8 @@ topics! {
         "this subscription missed events; sent to it alone";
     EventReplayed: "kairo.system.event.replayed", Volatile, Evolving, "0.1",
         "a replay is over; sent to its subscription alone";
+    MetricsThreshold: "kairo.system.metrics.threshold", Batched, Evolving, "0.1",
+        "a measurement of the machine went beyond its bound, came back, or its sensor went away";
     EventStore: "kairo.system.event.store", Batched, Evolving, "0.1",
         "the event log works, or does not";
 }
@@ -383,4 +385,23 @@ pub struct LostRange {
     pub from_seq: u64,
     /// The last.
     pub to_seq: u64,
+}
+
+/// A measurement and its bound.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct MetricsThreshold {
+    /// What is measured.
+    pub metric: &'static str,
+    /// By which sensor.
+    pub sensor: String,
+    /// `beyond`, `back` or `gone`.
+    pub state: &'static str,
+    /// The value; of a sensor that is gone, its last one.
+    pub value: f64,
+    /// Its unit.
+    pub unit: &'static str,
+    /// Beyond this it is told.
+    pub limit: f64,
+    /// Within this it is back.
+    pub back: f64,
 }

@@ -100,7 +100,9 @@ fn write(file: &GrantFile, mut kept: Vec<Grant>, mut next: u64, orders: &Receive
         let written = file.keep(&wanted, next).map_err(|error| error.to_string());
         match &written {
             Ok(()) => (kept, is_behind) = (wanted, false),
-            Err(error) if is_behind => say!("kairod: grants that ended are not written: {error}"),
+            Err(error) if is_behind => {
+                tracing::error!("grants that ended are not written: {error}")
+            }
             Err(_) => {}
         }
         for order in batch {

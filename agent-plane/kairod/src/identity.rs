@@ -69,6 +69,16 @@ impl Identity {
         self.subject.borrow()
     }
 
+    /// The process that connected; 0 when it lies outside kairod's pid namespace.
+    pub const fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// The name that this process had then.
+    pub fn process(&self) -> Option<&str> {
+        self.process.as_deref()
+    }
+
     /// Makes it less than it is, for good. False, and nothing changes, unless it is an operator.
     pub fn confine(&self, class: Class, name: Option<String>) -> bool {
         let mut subject = self.subject.borrow_mut();

@@ -4,9 +4,6 @@
 //! A library so that what takes bytes from others (connections, the policy file) can be driven by
 //! a fuzzer inside one process; the daemon is its only other user. No interface is promised.
 
-#[macro_use]
-mod say;
-
 mod admission;
 mod appearance;
 mod audit;
@@ -36,11 +33,15 @@ mod readiness;
 mod reasons;
 mod refusal;
 mod router;
+mod sensors;
 mod server;
 mod services;
+mod settings;
 mod socket;
+mod spans;
 mod spelling;
 mod subscription;
+mod thresholds;
 mod topics;
 mod views;
 
@@ -51,3 +52,5 @@ pub use link::keep as keep_link;
 pub use notify::Supervisor;
 pub use permission::policy::Policy;
 pub use server::Socket;
+pub use settings::Settings;
+pub use thresholds::watch as watch_thresholds;

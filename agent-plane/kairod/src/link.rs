@@ -108,17 +108,14 @@ struct Wires {
 /// Keeps the link to the kairo-rt at `path` up, for ever.
 pub async fn keep(plane: SharedPlane, path: &Path) {
     let appearance = Appearance::of(path).inspect_err(|error| {
-        say!(
-            "kairod: {} is looked for every second: {error}",
-            path.display()
-        );
+        tracing::warn!("{} is looked for every second: {error}", path.display());
     });
     let mut pause = RETRY_FIRST;
     let mut said = String::new();
     loop {
         let why = match connect(&plane, path).await {
             Ok(wires) => {
-                say!("kairod: the link to kairo-rt is up");
+                tracing::info!("the link to kairo-rt is up");
                 pause = RETRY_FIRST;
                 let why = match serve(&plane, &wires).await {
                     Ok(()) => LinkError::Protocol("it left a request unanswered"),
@@ -132,7 +129,7 @@ pub async fn keep(plane: SharedPlane, path: &Path) {
         let text = why.to_string();
         // Once a cause, not once an attempt: the log is bounded.
         if text != said {
-            say!("kairod: no link to kairo-rt at {}: {text}", path.display());
+            tracing::warn!("no link to kairo-rt at {}: {text}", path.display());
             said = text;
         }
         let longest = match &appearance {

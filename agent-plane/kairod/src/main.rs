@@ -19,7 +19,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
-use kairod::{Daemon, Policy, Socket, Supervisor, say};
+use kairod::{Daemon, Policy, Settings, Socket, Supervisor};
 
 /// Serves the kernel's IPC socket: methods, devices, events.
 #[derive(Debug, Parser)]
@@ -31,6 +31,12 @@ struct Arguments {
     /// Who may do what; the built-in rules alone if it does not exist.
     #[arg(long, env = "KAIRO_POLICY", default_value = "/config/policy.toml")]
     policy: PathBuf,
+    /// What is recorded and watched; the defaults if it does not exist.
+    #[arg(long, env = "KAIRO_OBSERVE", default_value = "/config/observe.toml")]
+    observe: PathBuf,
+    /// Where /proc and /sys are that sensors are read from.
+    #[arg(long, env = "KAIRO_SENSOR_ROOT", default_value = "/", hide = true)]
+    sensor_root: PathBuf,
     /// What must outlive a restart. Without it, or where it cannot be written, what needs it is
     /// refused and everything else works.
     #[arg(long, env = "KAIRO_STATE_DIR", default_value = "/var/lib/kairo")]
@@ -44,17 +50,23 @@ const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
 /// How long the start waits for the event log.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A policy that is wrong, as kairo-init and systemd know it: not worth a restart (EX_CONFIG).
+/// A policy or settings that are wrong, as kairo-init and systemd know it: not worth a restart (EX_CONFIG).
 const EXIT_CONFIG_REFUSED: u8 = 78;
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
+    kairo_observe::log::start(std::env::var("KAIRO_LOG").ok().as_deref());
+    let refused = |error: String| {
+        tracing::error!("{error}");
+        Ok(ExitCode::from(EXIT_CONFIG_REFUSED))
+    };
     let policy = match Policy::load(&arguments.policy) {
         Ok(policy) => policy,
-        Err(error) => {
-            say!("kairod: {error}");
-            return Ok(ExitCode::from(EXIT_CONFIG_REFUSED));
-        }
+        Err(error) => return refused(error.to_string()),
+    };
+    let settings = match Settings::load(&arguments.observe) {
+        Ok(settings) => settings,
+        Err(error) => return refused(error.to_string()),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -65,7 +77,7 @@ fn main() -> anyhow::Result<ExitCode> {
         .context("cannot start the event loop")?;
     let done = LocalSet::new().block_on(&runtime, async {
         // As a task of its own, or the set would poll it with every request of every client.
-        let running = tokio::task::spawn_local(run(arguments, policy));
+        let running = tokio::task::spawn_local(run(arguments, policy, settings));
         running.await.context("the event loop gave up")?
     });
     // A connection attempt that hangs must not hold up the end.
@@ -73,7 +85,7 @@ fn main() -> anyhow::Result<ExitCode> {
     done.map(|()| ExitCode::SUCCESS)
 }
 
-async fn run(arguments: Arguments, policy: Policy) -> anyhow::Result<()> {
+async fn run(arguments: Arguments, policy: Policy, settings: Settings) -> anyhow::Result<()> {
     let supervisor = Supervisor::from_environment();
     // SAFETY: no handler is installed; a write beyond a limit on file sizes fails instead of ending
     // the process.
@@ -82,7 +94,12 @@ async fn run(arguments: Arguments, policy: Policy) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let socket = Socket::bind(&arguments.run_dir)?;
     let state_dir = usable_state_dir(&arguments.state_dir);
-    let daemon = Rc::new(Daemon::new(policy, state_dir));
+    let daemon = Rc::new(Daemon::new(
+        policy,
+        settings,
+        &arguments.sensor_root,
+        state_dir,
+    ));
     if let Some(directory) = state_dir {
         let (first, opened) = tokio::sync::oneshot::channel();
         let (bus, directory) = (Rc::clone(&daemon.bus), directory.to_path_buf());
@@ -93,10 +110,11 @@ async fn run(arguments: Arguments, policy: Policy) -> anyhow::Result<()> {
     }
     let grants = Rc::clone(&daemon);
     tokio::task::spawn_local(async move { grants.end_grants().await });
+    tokio::task::spawn_local(kairod::watch_thresholds(Rc::clone(&daemon)));
     let rt_path = arguments.run_dir.join("rt.sock");
     let plane = Rc::clone(&daemon.plane);
     tokio::task::spawn_local(async move { kairod::keep_link(plane, &rt_path).await });
-    say!("kairod: serving {}", socket.path().display());
+    tracing::info!("serving {}", socket.path().display());
     supervisor.send("READY=1");
     daemon.is_ready();
 
@@ -107,10 +125,10 @@ async fn run(arguments: Arguments, policy: Policy) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     supervisor.send("STOPPING=1");
-    say!("kairod: stopping");
+    tracing::info!("stopping");
     daemon.drain(DRAIN_PATIENCE).await;
     if !daemon.bus.close(DRAIN_PATIENCE) {
-        say!("kairod: the event log did not close in time; what was acknowledged is in it");
+        tracing::warn!("the event log did not close in time; what was acknowledged is in it");
     }
     Ok(())
 }
@@ -123,7 +141,7 @@ fn usable_state_dir(path: &Path) -> Option<&Path> {
         Ok(()) => Some(path),
         Err(error) => {
             let path = path.display();
-            say!("kairod: nothing outlives a restart: cannot make {path}: {error}");
+            tracing::error!("nothing outlives a restart: cannot make {path}: {error}");
             None
         }
     }

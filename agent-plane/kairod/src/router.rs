@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use kairo_audit::{Entry, Phase};
+use kairo_observe::context::Context;
 use kairo_wire::message::{self, Message};
 use kairo_wire::{ErrorInfo, Id, Limits, Meta, Request, Response, Value};
 use schemars::JsonSchema;
@@ -25,6 +26,7 @@ use crate::idempotency::{self, Begin};
 use crate::permission::{Class, DeviceLimits, Right};
 use crate::reasons::Reason;
 use crate::services::{Served, Service};
+use crate::spans::Kind;
 use crate::spelling;
 
 /// Longest that any request may take, whatever deadline its caller allows.
@@ -34,7 +36,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 const USUAL_RESULT_BYTES: usize = 256;
 
 /// Longest text of a request's metadata, bytes; a W3C traceparent has 55.
-const MAX_META_BYTES: usize = 256;
+pub const MAX_META_BYTES: usize = 256;
 
 /// Which classes may call a method where no policy says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -93,6 +95,12 @@ pub struct Call {
 }
 
 impl Call {
+    /// The trace that it belongs to; none outside of every trace.
+    pub fn trace_id(&self) -> Option<String> {
+        let context = Context::parse(self.meta.traceparent.as_deref()?)?;
+        Some(context.trace_id.to_string())
+    }
+
     /// How long to wait for something that should take at most `usual`.
     pub fn patience(&self, usual: Duration) -> Duration {
         match self.meta.deadline_ms {
@@ -407,6 +415,15 @@ impl Router {
             })
     }
 
+    /// Starts another method in the name of a call that is under way, if its caller may call that
+    /// one too.
+    pub fn ask(&self, call: &Call, name: &str, params: Value) -> Result<Work, ErrorInfo> {
+        let method = self.find(name)?;
+        let daemon = &call.daemon;
+        daemon.require_method(&call.connection, method.name, method.permission)?;
+        (method.handler)(call.clone(), params)
+    }
+
     /// Checks a request as far as that is possible without doing it, and starts it.
     fn start(
         daemon: &Rc<Daemon>,
@@ -516,15 +533,17 @@ impl Router {
         &self,
         daemon: &Rc<Daemon>,
         connection: &Rc<Connection>,
-        request: Request,
+        mut request: Request,
     ) -> impl Future<Output = Vec<u8>> + 'static {
         self.requests.set(self.requests.get() + 1);
+        let span = daemon.tracer.begin(connection, &mut request);
         let id = request.id.clone();
         let name = request.method.clone();
         let deadline = request.meta.as_ref().and_then(|meta| meta.deadline_ms);
         let allowed = deadline.map_or(LONGEST, |ms| Duration::from_millis(ms).min(LONGEST));
         let started = self.check(daemon, connection, request);
         let daemon = Rc::clone(daemon);
+        let caller = Rc::clone(connection);
         async move {
             let result = match started {
                 Ok(work) => tokio::time::timeout(allowed, work)
@@ -532,11 +551,24 @@ impl Router {
                     .unwrap_or_else(|_| Err(too_late(&name, allowed))),
                 Err(error) => Err(error),
             };
-            match result.and_then(|result| answer(&name, id.as_ref(), &result)) {
+            let answered = result.and_then(|result| answer(&name, id.as_ref(), &result));
+            let trace_id = span.as_ref().map(|span| span.trace_id().to_string());
+            if let Some(span) = span {
+                span.end(&answered);
+            }
+            match answered {
                 Ok(frame) => frame,
                 Err(error) => {
                     let refusals = &daemon.router.refusals;
                     refusals.set(refusals.get() + 1);
+                    if error.code == kairo_wire::ErrorCode::Internal {
+                        tracing::error!(
+                            caller = %caller.identity.as_subject(),
+                            pid = caller.identity.pid(),
+                            trace_id,
+                            "{name}: {error}"
+                        );
+                    }
                     refusal(id, error)
                 }
             }
@@ -591,6 +623,8 @@ struct Noting {
     connection: Rc<Connection>,
     entry: Option<Entry>,
     attempt: Option<u64>,
+    intent: Option<String>,
+    trace_id: Option<String>,
 }
 
 impl Noting {
@@ -600,11 +634,30 @@ impl Noting {
             connection: Rc::clone(&call.connection),
             entry: Some(entry),
             attempt: None,
+            intent: call.meta.correlation_id.clone(),
+            trace_id: call.trace_id(),
         }
+    }
+
+    /// The same for the log's readers, in short.
+    fn say<T>(&self, act: &str, result: &Result<T, ErrorInfo>) {
+        let outcome = match result {
+            Ok(_) => "ok",
+            Err(error) => error.code.name(),
+        };
+        tracing::info!(
+            caller = %self.connection.identity.as_subject(),
+            pid = self.connection.identity.pid(),
+            intent = self.intent,
+            trace_id = self.trace_id,
+            outcome,
+            "{act}"
+        );
     }
 
     fn ended<T>(&mut self, result: &Result<T, ErrorInfo>) {
         if let Some(entry) = self.entry.take() {
+            self.say(&entry.act, result);
             let entry = audit::ended(entry, self.attempt, result);
             self.daemon.note(&self.connection, entry);
         }
@@ -646,11 +699,25 @@ fn start_served(
     }
     check_duplicates(&params)?;
     let caller = connection.identity.view(connection.number);
-    let pending = service.ask(&method.name, params, &meta, &caller)?;
+    let mut meta = meta;
+    let span = daemon.tracer.child(&meta, || &method.name, Kind::Client);
+    let span = span.map(|mut span| {
+        span.put("service", service.namespace.as_str());
+        meta.traceparent = Some(span.traceparent());
+        span
+    });
+    let pending = service.ask(&method.name, params, &meta, &caller);
     let name = method.name.clone();
-    Ok(Box::pin(
-        async move { encode(&name, &pending.result().await?) },
-    ))
+    Ok(Box::pin(async move {
+        let result = match pending {
+            Ok(pending) => pending.result().await,
+            Err(error) => Err(error),
+        };
+        if let Some(span) = span {
+            span.end(&result);
+        }
+        encode(&name, &result?)
+    }))
 }
 
 /// The frame of a result; empty for a notification, which gets no response.

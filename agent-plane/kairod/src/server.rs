@@ -146,7 +146,7 @@ fn link_legacy(path: &Path) -> bool {
             && found.uid() == nix::unistd::geteuid().as_raw()
             && std::fs::remove_file(legacy).is_ok();
         if !ours {
-            say!("kairod: {LEGACY_PATH} is not ours and stays as it is");
+            tracing::warn!("{LEGACY_PATH} is not ours and stays as it is");
             return false;
         }
     }

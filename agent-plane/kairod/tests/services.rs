@@ -257,3 +257,39 @@ fn an_answer_that_comes_after_the_end_of_a_service_harms_nobody() {
     // The connection is still there.
     vision.tell("kernel.ping", &json!({}));
 }
+
+#[test]
+fn a_call_is_passed_on_in_the_callers_trace() {
+    let system = System::start_without_rt();
+    let mut vision = Vision::register(&system, 5000);
+    let mut client = system.client();
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let meta = kairo_wire::Meta {
+        traceparent: Some(format!("00-{trace}-b7ad6b7169203331-01")),
+        ..kairo_wire::Meta::default()
+    };
+    let asking = std::thread::spawn(move || {
+        let found = client.call_with_meta::<serde_json::Value>(
+            "vision.find",
+            json!({"colour": "red"}),
+            Some(meta),
+            support::PATIENCE,
+        );
+        found.unwrap();
+    });
+    let request = vision.asked();
+    let passed_on = request["meta"]["traceparent"].as_str().unwrap().to_string();
+    vision.answer(&request, Value::from("there"));
+    asking.join().unwrap();
+    let page = json!({"trace_id": trace});
+    let page = call(&mut system.client(), "kernel.traces", page).unwrap();
+    let spans = page["spans"].as_array().unwrap();
+    assert_eq!(spans.len(), 2, "{spans:#?}");
+    let of_kind = |kind: &str| spans.iter().find(|span| span["kind"] == kind).unwrap();
+    let (server, to_service) = (of_kind("server"), of_kind("client"));
+    assert_eq!(server["parent_span_id"], "b7ad6b7169203331");
+    assert_eq!(to_service["parent_span_id"], server["span_id"]);
+    assert_eq!(to_service["attributes"]["service"], "vision");
+    let span = to_service["span_id"].as_str().unwrap();
+    assert_eq!(passed_on, format!("00-{trace}-{span}-01"));
+}

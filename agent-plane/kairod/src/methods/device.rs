@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use kairo_link::abi::{MAX_JOINTS, Mode, Verdict};
+use kairo_link::MonoNs;
+use kairo_link::abi::{MAX_JOINTS, Mode, Reply, Verdict};
 use kairo_wire::{ErrorCode, ErrorInfo};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,7 @@ use crate::permission::{DeviceLimits, Right};
 use crate::reasons::{Amount, Reason};
 use crate::refusal;
 use crate::router::{Call, Guard, Method, NoParams, Permission, check_intent};
+use crate::spans::Kind;
 use crate::subscription::{Policy, Subscription, deliver_states};
 use crate::views::{DeviceInfo, DeviceSummary};
 
@@ -303,6 +305,7 @@ struct Sent {
 async fn send(call: Call, params: SendParams) -> Result<Sent, ErrorInfo> {
     let waiting = call.patience(SEND_TIMEOUT);
     let params = within(&call.limits, params)?;
+    let pushed = MonoNs::now();
     let (index, description, (sequence, answer)) = {
         let mut plane = call.daemon.plane.borrow_mut();
         let index = plane.find(&params.device)?;
@@ -323,6 +326,7 @@ async fn send(call: Call, params: SendParams) -> Result<Sent, ErrorInfo> {
             return Err(refusal::no_reply(&description.name, sequence, waited_ms));
         }
     };
+    trace_answer(&call, &description.name, pushed, &reply);
     if reply.verdict != Verdict::Accepted as u32 {
         return Err(refusal::verdict(&description, &reply, params.ttl_ms));
     }
@@ -332,6 +336,26 @@ async fn send(call: Call, params: SendParams) -> Result<Sent, ErrorInfo> {
         applied_ns: reply.time_ns,
         expires_ns: reply.expires_ns,
     })
+}
+
+/// The span of what kairo-rt did with a command: from its way into the ring to the tick that
+/// decided, both by the clock that the planes share. kairo-rt does nothing for it.
+fn trace_answer(call: &Call, device: &str, pushed: MonoNs, reply: &Reply) {
+    let tracer = &call.daemon.tracer;
+    let Some(mut span) = tracer.child(&call.meta, || "rt.command", Kind::Internal) else {
+        return;
+    };
+    span.put("device", device);
+    span.put("epoch", reply.lease_epoch);
+    span.put("sequence", reply.sequence);
+    span.put("tick", reply.tick);
+    span.put("decided_mono_ns", reply.time_ns);
+    let outcome = match Verdict::from_u32(reply.verdict) {
+        Some(Verdict::Accepted) => "ok".to_string(),
+        Some(verdict) => format!("{verdict:?}"),
+        None => format!("verdict {}", reply.verdict),
+    };
+    span.end_in_rt(pushed, MonoNs(reply.time_ns), &outcome);
 }
 
 /// The command as far as the rule goes that allows it. A velocity scale that was not asked for is

@@ -164,10 +164,7 @@ async fn publish(call: Call, params: PublishParams) -> Result<PublishResult, Err
     event.id = params.id;
     event.stream = params.stream;
     event.expected = expected(params.expected_version);
-    event.correlation_id = call.meta.correlation_id.clone();
-    event.causation_id = call.meta.causation_id.clone();
-    event.traceparent = call.meta.traceparent.clone();
-    let published = call.daemon.bus.publish_for(event).await?;
+    let published = call.daemon.bus.publish_for(event, &call.meta).await?;
     Ok(PublishResult {
         seq: published.seq,
         id: published.id,

@@ -54,13 +54,6 @@ pub fn methods() -> Vec<Method> {
             async |call, params| confine(&call, params),
         )
         .audited(Audited::After),
-        Method::new(
-            "kernel.diagnostics",
-            Permission::Admin,
-            "Shows every connection with its peer, queue and subscriptions.",
-            async |call, NoParams {}| Ok(diagnostics(&call)),
-        )
-        .audited(Audited::After),
     ]
 }
 
@@ -101,7 +94,7 @@ struct Hello {
 }
 
 #[derive(Serialize, JsonSchema)]
-struct HelloLimits {
+pub struct HelloLimits {
     /// Longest request, response and event, bytes.
     control_bytes: usize,
     /// Longest stream chunk, bytes.
@@ -118,15 +111,11 @@ struct HelloLimits {
     frame_timeout_ms: u64,
 }
 
-fn hello(call: &Call, params: &HelloParams) -> Hello {
-    let asked = |feature: &&&str| params.features.iter().any(|asked| asked == **feature);
-    let limits = Limits::default();
-    Hello {
-        protocol: u32::from(kairo_wire::frame::VERSION),
-        server: concat!("kairod ", env!("CARGO_PKG_VERSION")).into(),
-        features: FEATURES.iter().filter(asked).copied().collect(),
-        features_offered: FEATURES,
-        limits: HelloLimits {
+impl HelloLimits {
+    /// Those of this kairod.
+    pub fn own() -> Self {
+        let limits = Limits::default();
+        Self {
             control_bytes: limits.control_bytes,
             chunk_bytes: limits.chunk_bytes,
             depth: limits.depth,
@@ -134,7 +123,18 @@ fn hello(call: &Call, params: &HelloParams) -> Hello {
             in_flight: MAX_IN_FLIGHT,
             outgoing_bytes: outgoing::LIMIT_BYTES,
             frame_timeout_ms: FRAME_TIMEOUT.as_millis() as u64,
-        },
+        }
+    }
+}
+
+fn hello(call: &Call, params: &HelloParams) -> Hello {
+    let asked = |feature: &&&str| params.features.iter().any(|asked| asked == **feature);
+    Hello {
+        protocol: u32::from(kairo_wire::frame::VERSION),
+        server: concat!("kairod ", env!("CARGO_PKG_VERSION")).into(),
+        features: FEATURES.iter().filter(asked).copied().collect(),
+        features_offered: FEATURES,
+        limits: HelloLimits::own(),
         identity: call.connection.identity.view(call.connection.number),
     }
 }
@@ -202,60 +202,4 @@ fn confine(call: &Call, params: ConfineParams) -> Result<Peer, ErrorInfo> {
         return Err(Reason::More.error(text));
     }
     Ok(identity.view(call.connection.number))
-}
-
-#[derive(Serialize, JsonSchema)]
-struct Diagnostics {
-    /// Requests taken since the start.
-    requests: u64,
-    /// Requests refused since the start.
-    refusals: u64,
-    /// Connections turned away because there were too many: `refused_full` and `refused_share`.
-    refused_connections: u64,
-    /// Those for which no place was free.
-    refused_full: u64,
-    /// Those whose user has its share.
-    refused_share: u64,
-    /// Connections that never said anything, closed for another of their user.
-    closed_silent: u64,
-    /// Attempts to connect that the system failed, for want of descriptors or memory.
-    failed_accepts: u64,
-    /// Places for connections.
-    places: usize,
-    /// The connections.
-    connections: Vec<ConnectionView>,
-}
-
-#[derive(Serialize, JsonSchema)]
-struct ConnectionView {
-    peer: Peer,
-    /// Bytes that wait to be written.
-    outgoing_bytes: usize,
-    /// Requests under way.
-    in_flight: usize,
-    /// Names of its subscriptions.
-    subscriptions: Vec<String>,
-}
-
-fn diagnostics(call: &Call) -> Diagnostics {
-    let (requests, refusals) = call.daemon.router.counts();
-    let connections = call.daemon.connections.borrow();
-    let connections = connections.values().map(|connection| ConnectionView {
-        peer: connection.identity.view(connection.number),
-        outgoing_bytes: connection.outgoing.bytes(),
-        in_flight: connection.in_flight(),
-        subscriptions: connection.subscriptions.borrow().keys().cloned().collect(),
-    });
-    let counts = call.daemon.admission.counts();
-    Diagnostics {
-        requests,
-        refusals,
-        refused_connections: counts.full + counts.share,
-        refused_full: counts.full,
-        refused_share: counts.share,
-        closed_silent: counts.silent,
-        failed_accepts: counts.failures,
-        places: counts.places,
-        connections: connections.collect(),
-    }
 }

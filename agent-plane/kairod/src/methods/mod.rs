@@ -2,6 +2,7 @@
 //! are the method's public schema.
 
 mod device;
+mod diagnostics;
 mod event;
 mod intent;
 mod introspection;
@@ -10,6 +11,7 @@ mod permission;
 mod rt;
 mod service;
 mod system;
+mod traces;
 
 use crate::router::Method;
 
@@ -24,6 +26,8 @@ pub fn all() -> Vec<Method> {
         intent::methods(),
         permission::methods(),
         service::methods(),
+        traces::methods(),
+        diagnostics::methods(),
     ];
     namespaces.into_iter().flatten().collect()
 }

@@ -4,14 +4,18 @@ use kairo_wire::ErrorInfo;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::fs;
+use std::path::Path;
+use std::time::Duration;
 
 use crate::reasons::Reason;
 use crate::router::{Call, Method, NoParams, Permission};
+use crate::sensors::{Battery, Disk, Temperature};
 
 /// The commit the image builder built from.
 const COMMIT: Option<&str> = option_env!("KAIRO_COMMIT");
-/// Thermal zones shown at most.
-const MAX_ZONES: usize = 16;
+/// How old a reading of the sensors may be that is shown: whoever asks every second sees one anew,
+/// and whoever asks a thousand times wakes no driver more often.
+const SENSORS_AGE: Duration = Duration::from_millis(900);
 
 pub fn methods() -> Vec<Method> {
     vec![
@@ -24,8 +28,8 @@ pub fn methods() -> Vec<Method> {
         Method::new(
             "system.get_metrics",
             Permission::Observe,
-            "Gives load, CPU time, memory, pressure and temperatures of the machine.",
-            async |_, NoParams {}| metrics(),
+            "Gives load, CPU time, memory, pressure, temperatures, batteries and disk.",
+            async |call, NoParams {}| metrics(&call).await,
         ),
     ]
 }
@@ -89,7 +93,7 @@ fn info(call: &Call) -> Result<Info, ErrorInfo> {
         hostname: text(names.nodename()),
         machine: text(names.machine()),
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
-        uptime_s: first_number(&read("/proc/uptime")?),
+        uptime_s: first_number(&read(Path::new("/proc/uptime"))?),
         kairod_uptime_s: call.daemon.started.elapsed().as_secs_f64(),
         robot: Some(robot).filter(|robot| !robot.is_empty()),
     })
@@ -103,9 +107,11 @@ fn os_field(release: &str, name: &str) -> String {
     line.unwrap_or_default().trim_matches('"').to_string()
 }
 
-fn read(path: &str) -> Result<String, ErrorInfo> {
-    fs::read_to_string(path)
-        .map_err(|error| Reason::NoProc.error(format!("cannot read {path}: {error}")))
+fn read(path: &Path) -> Result<String, ErrorInfo> {
+    fs::read_to_string(path).map_err(|error| {
+        let path = path.display();
+        Reason::NoProc.error(format!("cannot read {path}: {error}"))
+    })
 }
 
 fn first_number(text: &str) -> f64 {
@@ -122,7 +128,14 @@ struct Metrics {
     memory: Memory,
     /// Share of time that work was delayed, by resource; empty without PSI in the kernel.
     pressure: Vec<Pressure>,
+    /// Every thermal zone that answers.
     temperatures: Vec<Temperature>,
+    /// Every battery of the machine; empty where there is none.
+    batteries: Vec<Battery>,
+    /// The disk with the state directory; none where it cannot be asked.
+    disk: Option<Disk>,
+    /// How long ago the sensors were read, s; none where they never answered.
+    sensors_age_s: Option<f64>,
     kairod: OwnMetrics,
 }
 
@@ -158,30 +171,34 @@ struct Pressure {
 }
 
 #[derive(Serialize, JsonSchema)]
-struct Temperature {
-    zone: String,
-    celsius: f64,
-}
-
-#[derive(Serialize, JsonSchema)]
 struct OwnMetrics {
     /// Memory in RAM.
     resident_bytes: u64,
 }
 
-fn metrics() -> Result<Metrics, ErrorInfo> {
-    let load = read("/proc/loadavg")?;
-    let status = read("/proc/self/status")?;
+async fn metrics(call: &Call) -> Result<Metrics, ErrorInfo> {
+    let root = call.daemon.sensors.root();
+    let load = read(&root.join("proc/loadavg"))?;
+    let status = read(Path::new("/proc/self/status"))?;
+    let cpus = cpu_times(&read(&root.join("proc/stat"))?);
+    let memory = memory(&read(&root.join("proc/meminfo"))?);
+    let pressure = pressures(root);
+    let seen = call.daemon.sensors.sample(SENSORS_AGE).await;
+    let age_s = seen.as_ref().map(|(age, _)| age.as_secs_f64());
+    let sample = seen.map(|(_, sample)| sample).unwrap_or_default();
     Ok(Metrics {
         load: load
             .split_whitespace()
             .take(3)
             .filter_map(|word| word.parse().ok())
             .collect(),
-        cpus: cpu_times(&read("/proc/stat")?),
-        memory: memory(&read("/proc/meminfo")?),
-        pressure: pressures(),
-        temperatures: temperatures(),
+        cpus,
+        memory,
+        pressure,
+        temperatures: sample.temperatures.clone(),
+        batteries: sample.batteries.clone(),
+        disk: sample.disk.clone(),
+        sensors_age_s: age_s,
         kairod: OwnMetrics {
             resident_bytes: kib_field(&status, "VmRSS"),
         },
@@ -231,9 +248,9 @@ fn kib_field(text: &str, name: &str) -> u64 {
     kib.saturating_mul(1024)
 }
 
-fn pressures() -> Vec<Pressure> {
+fn pressures(root: &Path) -> Vec<Pressure> {
     let all = ["cpu", "memory", "io"].into_iter().filter_map(|resource| {
-        let text = fs::read_to_string(format!("/proc/pressure/{resource}")).ok()?;
+        let text = fs::read_to_string(root.join("proc/pressure").join(resource)).ok()?;
         let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
         let field = |name: &str| {
             let word = some.split(' ').find_map(|word| word.strip_prefix(name));
@@ -246,20 +263,6 @@ fn pressures() -> Vec<Pressure> {
         })
     });
     all.collect()
-}
-
-fn temperatures() -> Vec<Temperature> {
-    let zones = (0..MAX_ZONES).filter_map(|number| {
-        let directory = format!("/sys/class/thermal/thermal_zone{number}");
-        let millidegrees = fs::read_to_string(format!("{directory}/temp")).ok()?;
-        let millidegrees: f64 = millidegrees.trim().parse().ok()?;
-        let zone = fs::read_to_string(format!("{directory}/type")).ok()?;
-        Some(Temperature {
-            zone: zone.trim().into(),
-            celsius: millidegrees / 1000.0,
-        })
-    });
-    zones.collect()
 }
 
 #[cfg(test)]

@@ -55,6 +55,13 @@ impl System {
         system
     }
 
+    /// kairod alone, with these settings.
+    pub fn start_observed(settings: &str) -> Self {
+        Self::start_alone_with(|directory| {
+            std::fs::write(directory.join("observe.toml"), settings).unwrap();
+        })
+    }
+
     /// A client that has become `class`, and is called `name`.
     pub fn confined(&self, class: &str, name: &str) -> Client {
         let mut client = self.client();
@@ -71,6 +78,13 @@ impl System {
         let system = Self::around(directory, Some(rt));
         system.wait_until_linked();
         system
+    }
+
+    /// kairod alone, in a directory that was prepared.
+    pub fn start_alone_with(prepare: impl FnOnce(&std::path::Path)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        prepare(directory.path());
+        Self::around(directory, None)
     }
 
     pub fn kairod_pid(&self) -> u32 {
@@ -183,12 +197,27 @@ fn spawn(directory: &TempDir) -> Child {
 }
 
 fn command(directory: &TempDir) -> Command {
+    let settings = directory.path().join("observe.toml");
+    if !settings.exists() {
+        // How busy the machine is that runs the tests must not make events in them.
+        std::fs::write(&settings, "[metrics]\ninterval_s = 0\n").unwrap();
+    }
+    let sensors = directory.path().join("sensors");
+    let sensors = if sensors.exists() {
+        sensors
+    } else {
+        "/".into()
+    };
     let mut command = Command::new(env!("CARGO_BIN_EXE_kairod"));
     command
         .arg("--run-dir")
         .arg(directory.path())
         .arg("--policy")
         .arg(directory.path().join("policy.toml"))
+        .arg("--observe")
+        .arg(settings)
+        .arg("--sensor-root")
+        .arg(sensors)
         .arg("--state-dir")
         .arg(directory.path().join("state"))
         .env_remove("NOTIFY_SOCKET")
