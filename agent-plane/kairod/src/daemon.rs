@@ -136,6 +136,8 @@ impl Daemon {
         }
         for connection in all() {
             connection.cancel_all();
+            self.service_gone(&connection, "kairod_stopped");
+            self.session_ended(&connection, "kairod_stopped");
         }
         // Subscriptions deliver the last events in turns of their own.
         tokio::time::sleep(DRAIN_STEP).await;
@@ -240,6 +242,7 @@ impl Daemon {
             self.end_intents(&id, Status::Abandoned, "the connection that began it ended");
         }
         self.service_gone(connection, "process_gone");
+        self.session_ended(connection, "closed");
     }
 
     /// `connection` serves nothing any more. Gives the namespace that it served.
@@ -376,7 +379,7 @@ impl Daemon {
     }
 
     /// The quotas of a user. There are as many as users that ever connected.
-    fn quotas_of(&self, uid: u32) -> Rc<Quotas> {
+    pub fn quotas_of(&self, uid: u32) -> Rc<Quotas> {
         Rc::clone(self.quotas.borrow_mut().entry(uid).or_default())
     }
 

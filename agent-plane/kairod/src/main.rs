@@ -26,9 +26,11 @@ mod grant_file;
 mod idempotency;
 mod identity;
 mod intents;
+mod left_behind;
 mod link;
 mod methods;
 mod notify;
+mod once;
 mod outgoing;
 mod permission;
 mod plane;
@@ -37,6 +39,7 @@ mod refusal;
 mod router;
 mod server;
 mod services;
+mod sessions;
 mod spelling;
 mod subscription;
 mod topics;
@@ -117,8 +120,8 @@ async fn run(arguments: &Arguments, policy: Policy) -> anyhow::Result<()> {
     let daemon = Rc::new(Daemon::new(policy, state_dir));
     if let Some(directory) = state_dir {
         let (first, opened) = tokio::sync::oneshot::channel();
-        let (bus, directory) = (Rc::clone(&daemon.bus), directory.to_path_buf());
-        tokio::task::spawn_local(event_log::keep(bus, directory, first));
+        let (keeper, directory) = (Rc::clone(&daemon), directory.to_path_buf());
+        tokio::task::spawn_local(event_log::keep(keeper, directory, first));
         // Events that are numbered by the log are worth a moment; a disk that hangs is not waited
         // for.
         let _ = tokio::time::timeout(LOG_PATIENCE, opened).await;

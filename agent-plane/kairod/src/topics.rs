@@ -58,6 +58,14 @@ pub const TOPICS: &[(&str, &str)] = &[
         "a namespace is not served any more: {namespace, cause}",
     ),
     (
+        SESSION_STARTED,
+        "a connection of somebody who is no operator began: {connection, class, name, uid, pid}",
+    ),
+    (
+        SESSION_ENDED,
+        "such a connection ended: {connection, cause}",
+    ),
+    (
         INTENT_STARTED,
         "an intent began: {intent, name, parent, owner}",
     ),
@@ -117,6 +125,10 @@ pub const PERMISSION_REVOKED: &str = "kairo.system.security.permission.revoked";
 pub const SERVICE_ADDED: &str = "kairo.system.service.added";
 /// See [`TOPICS`].
 pub const SERVICE_REMOVED: &str = "kairo.system.service.removed";
+/// See [`TOPICS`].
+pub const SESSION_STARTED: &str = "kairo.system.session.started";
+/// See [`TOPICS`].
+pub const SESSION_ENDED: &str = "kairo.system.session.ended";
 /// See [`TOPICS`].
 pub const INTENT_STARTED: &str = "kairo.system.intent.started";
 /// See [`TOPICS`].

@@ -11,7 +11,7 @@ use crate::connection::{FRAME_TIMEOUT, MAX_IN_FLIGHT};
 use crate::daemon::Daemon;
 use crate::outgoing;
 use crate::permission::{Class, Right};
-use crate::router::{Call, Method, NoParams, Permission, Stability};
+use crate::router::{Call, Keeping, Method, NoParams, Permission, Stability};
 use crate::services::{Served, Service};
 use crate::topics;
 use crate::views::Peer;
@@ -202,6 +202,7 @@ fn confine(call: &Call, params: ConfineParams) -> Result<Peer, ErrorInfo> {
         let text = format!("{before} cannot say what it is; only an operator's connection can");
         return Err(ErrorInfo::new(ErrorCode::PermissionDenied, text).reason("more"));
     }
+    call.daemon.session_started(&call.connection);
     Ok(identity.view(call.connection.number))
 }
 
@@ -268,7 +269,7 @@ fn view(method: &Method) -> MethodView {
         since: method.since,
         served_by: None,
         audited: method.audited,
-        idempotent_across_connections: method.across_connections,
+        idempotent_across_connections: method.keeping != Keeping::OfConnection,
         params: method.params.clone(),
         result: method.result.clone(),
     }
