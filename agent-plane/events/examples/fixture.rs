@@ -3,8 +3,10 @@
 //! `cargo run -p kairo-events --example fixture > agent-plane/events/tests/fixtures/vN.sql`, once,
 //! when schema N is released; files of earlier schemas stay as they are.
 
+use std::time::Duration;
+
 use kairo_events::rusqlite::Connection;
-use kairo_events::{Class, Clocks, Expected, NewEvent, Options, Start, Store, projection};
+use kairo_events::{Class, Clocks, Expected, Key, NewEvent, Options, Start, Store, projection};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -13,6 +15,9 @@ fn main() -> Outcome<()> {
     let path = directory.join("events.db");
     write(&path)?;
     let connection = Connection::open(&path)?;
+    // Of no machine: where it is tried, it was written in an earlier boot.
+    let boot = "UPDATE boots SET uuid = '00000000-0000-0000-0000-000000000000'";
+    connection.execute(boot, [])?;
     for pragma in ["application_id", "user_version"] {
         let value: i64 = connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0))?;
         println!("PRAGMA {pragma} = {value};");
@@ -22,7 +27,8 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// Twenty events of every kind, and a consumer that has acknowledged ten.
+/// Twenty events of every kind, a consumer that has acknowledged ten, a key that was begun and one
+/// that was done.
 fn write(path: &std::path::Path) -> Outcome<()> {
     let clocks = Clocks {
         wall_ns: || 1_790_000_000_000_000_000,
@@ -47,6 +53,16 @@ fn write(path: &std::path::Path) -> Outcome<()> {
             event = event.correlation("five");
         }
         store.append(event)?.1.wait()?;
+    }
+    for (name, result) in [("begun", None), ("done", Some(b"result".to_vec()))] {
+        let key = Key {
+            owner: "operator@0".into(),
+            key: name.into(),
+            method: "permission.grant".into(),
+            fingerprint: [7; 32],
+        };
+        let kept_for = Duration::from_secs(600);
+        store.keep_key(key, result, Vec::new(), kept_for)?.wait()?;
     }
     store
         .register("reader", Vec::new(), Start::After(10))?

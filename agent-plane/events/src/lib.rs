@@ -15,6 +15,7 @@
 //! - An event's id is unique among those that are kept; appending it again changes nothing.
 //! - A stream's versions have no holes; an append can ask for the version it expects.
 //! - A durable consumer gets what it has not acknowledged again; an effect is done once.
+//! - A key under which something was begun, and its result, survive what an event survives.
 //! - The file is bounded; what a consumer loses by that, it is told.
 //! - A damaged file is put aside and salvaged; every row carries a checksum.
 //!
@@ -27,6 +28,7 @@ pub mod compaction;
 pub mod consumer;
 pub mod error;
 pub mod event;
+pub mod keys;
 pub mod log;
 mod opening;
 pub mod projection;
@@ -49,6 +51,7 @@ pub use compaction::{Compacted, Range, digest};
 pub use consumer::{ConsumerState, EffectOutcome, LostEvents, Start};
 pub use error::StoreError;
 pub use event::{Appended, Class, Event, Expected, NewEvent, Replaced, Stamp, StreamPlace};
+pub use keys::{Kept, Key, Keyed};
 pub use opening::OpenReport;
 pub use projection::Projection;
 pub use query::{Delivery, Fetched, Page, Query};

@@ -5,11 +5,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Statement, params};
 
 use crate::error::StoreError;
 use crate::event::{Appended, Content, Event, NewEvent, Replaced, Stamp, StreamPlace};
+use crate::keys::{self, Kept, Key, Keyed, Moment};
 use crate::projection::Projections;
 
 /// Topics that a log may have: a client that invents one an event must not fill the disk with
@@ -148,6 +150,54 @@ impl<'c> Log<'c> {
             version: place.map(|(_, version)| version),
             duplicate: false,
         })
+    }
+
+    /// Keeps the result of an event that was published under a key, in its transaction.
+    pub(crate) fn keep_result(
+        &mut self,
+        keyed: Keyed,
+        appended: &Appended,
+        stamp: Stamp,
+    ) -> Result<(), StoreError> {
+        let result = (keyed.result)(appended);
+        let now = (stamp.time_ns, stamp.monotonic_ns);
+        self.put_key(
+            &keyed.key,
+            Some(&result),
+            &keyed.forget,
+            keyed.kept_for,
+            now,
+        )
+    }
+
+    /// Writes a key; `now` is wall time and monotonic time.
+    pub(crate) fn put_key(
+        &self,
+        key: &Key,
+        result: Option<&[u8]>,
+        forget: &[String],
+        kept_for: Duration,
+        now: (i64, u64),
+    ) -> Result<(), StoreError> {
+        let moment = self.moment(now);
+        keys::put(self.connection, key, result, forget, kept_for, moment)
+    }
+
+    /// The keys that an earlier process left.
+    pub(crate) fn take_over_keys(
+        &self,
+        kept_for: Duration,
+        now: (i64, u64),
+    ) -> Result<Vec<Kept>, StoreError> {
+        keys::take_over(self.connection, kept_for, self.moment(now))
+    }
+
+    fn moment(&self, (wall_ns, monotonic_ns): (i64, u64)) -> Moment {
+        Moment {
+            wall_ns,
+            monotonic_ns,
+            boot_id: self.boot.0,
+        }
     }
 
     /// Writes the row of an event.

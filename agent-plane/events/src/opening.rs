@@ -135,7 +135,12 @@ fn connect(path: &Path, report: &mut OpenReport) -> Result<Connection, StoreErro
          PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}; PRAGMA temp_store = MEMORY; \
          PRAGMA cell_size_check = ON"
     ))?;
-    let migrated = schema::migrate(&connection, path, MIGRATIONS)?;
+    let disk = nix::sys::statvfs::statvfs(path);
+    // A file system that does not say counts as having room: then writing says it.
+    let free_bytes = disk.map_or(u64::MAX, |disk| {
+        disk.blocks_available() * disk.fragment_size()
+    });
+    let migrated = schema::migrate(&connection, path, MIGRATIONS, free_bytes)?;
     report.backup = migrated.backup;
     check(&connection, path)?;
     Ok(connection)
@@ -158,6 +163,7 @@ fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
         "SELECT count(*) FROM boots",
         "SELECT count(*) FROM consumers",
         "SELECT count(*) FROM projections",
+        "SELECT count(*) FROM idempotency",
         "SELECT coalesce(min(seq), 0) + coalesce(max(checksum), 0) FROM
              (SELECT seq, checksum FROM events ORDER BY seq DESC LIMIT 100)",
         "SELECT coalesce(max(time_ns), 0) FROM events INDEXED BY events_time",

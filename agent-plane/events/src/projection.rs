@@ -16,10 +16,12 @@ use crate::topic::Pattern;
 
 mod claims;
 mod intents;
+mod open;
 mod processes;
 
 pub use claims::{Claim, Claims};
 pub use intents::{Intent, Intents};
+pub use open::{Kind, Open, OpenThings};
 pub use processes::{Process, Processes};
 
 /// Projections of one log: one bit each says whether a topic concerns it.
@@ -48,7 +50,12 @@ pub trait Projection: Send {
 
 /// The projections that every log of KairoOS has.
 pub fn built_in() -> Vec<Box<dyn Projection>> {
-    vec![Box::new(Claims), Box::new(Intents), Box::new(Processes)]
+    vec![
+        Box::new(Claims),
+        Box::new(Intents),
+        Box::new(Processes),
+        Box::new(OpenThings),
+    ]
 }
 
 /// The projections of a log.

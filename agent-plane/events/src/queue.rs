@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::clock::Clocks;
 use crate::error::StoreError;
 use crate::event::{Appended, NewEvent, Stamp};
+use crate::keys::Keyed;
 use crate::log::Log;
 use crate::ticket::Completer;
 
@@ -48,6 +49,8 @@ pub(crate) type Job = Box<dyn FnOnce(Result<&mut Log<'_>, StoreError>) -> Finish
 pub(crate) struct Pending {
     pub event: NewEvent,
     pub stamp: Stamp,
+    /// The key under which it is published.
+    pub keyed: Option<Box<Keyed>>,
     pub done: Option<Completer<Appended>>,
 }
 
@@ -138,11 +141,27 @@ impl Queue {
         urgent: bool,
         done: Option<Completer<Appended>>,
     ) -> Result<Stamp, StoreError> {
+        self.push_keyed(event, urgent, None, done)
+    }
+
+    /// The same, under a key.
+    pub fn push_keyed(
+        &self,
+        event: NewEvent,
+        urgent: bool,
+        keyed: Option<Box<Keyed>>,
+        done: Option<Completer<Appended>>,
+    ) -> Result<Stamp, StoreError> {
         let size = event.size_bytes();
         let mut state = self.lock();
         state.admit(size, done.is_none())?;
         let stamp = self.stamp(&mut state)?;
-        let pending = Box::new(Pending { event, stamp, done });
+        let pending = Box::new(Pending {
+            event,
+            stamp,
+            keyed,
+            done,
+        });
         self.push(state, Command::Append(pending), size, urgent);
         Ok(stamp)
     }

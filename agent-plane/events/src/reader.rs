@@ -123,6 +123,15 @@ impl<C: Borrow<Connection>> LogReader<C> {
         Ok(tail.map(i64::unsigned_abs))
     }
 
+    /// The last number that retention removed; 0 when it has removed none yet.
+    ///
+    /// # Errors
+    /// When the disk or the file fails.
+    pub fn removed_until(&self) -> Result<u64, StoreError> {
+        let removed = schema::number(self.connection(), crate::retention::REMOVED_UNTIL)?;
+        Ok(removed.unwrap_or(0))
+    }
+
     /// The state of a durable consumer.
     ///
     /// # Errors

@@ -21,6 +21,9 @@ const CLOCK_WAS_SET_NS: i64 = 1_577_836_800_000_000_000;
 /// What a row takes beside its data, with its share of the indexes; only to size a chunk.
 const ROW_BYTES: u64 = 200;
 
+/// Where the log remembers the last number that was removed.
+pub(crate) const REMOVED_UNTIL: &str = "removed_until";
+
 /// What a log may keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -166,6 +169,7 @@ fn remove(connection: &Connection, last: i64) -> Result<(), StoreError> {
     )?;
     connection.execute("DELETE FROM effects WHERE seq <= ?1", params![last])?;
     connection.execute("DELETE FROM events WHERE seq <= ?1", params![last])?;
+    crate::schema::set(connection, REMOVED_UNTIL, &last)?;
     connection.execute(
         "DELETE FROM topics WHERE NOT EXISTS (
              SELECT 1 FROM events e WHERE e.topic_id = topics.topic_id)",

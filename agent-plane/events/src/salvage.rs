@@ -134,6 +134,11 @@ const TABLES: &[(&str, &str, usize)] = &[
         6,
     ),
     ("effects", "consumer, event_id, seq", 3),
+    (
+        "idempotency",
+        "owner, key, method, fingerprint, began_ns, boot_id, monotonic_ns, result, checksum",
+        9,
+    ),
 ];
 const EVENTS: &str = "seq, id, topic_id, source, stream_id, version, class, time_ns, \
      monotonic_ns, boot_id, correlation_id, causation_id, traceparent, data, replaced, checksum";

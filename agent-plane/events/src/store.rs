@@ -16,6 +16,7 @@ use crate::compaction::{Compacted, Range, compact};
 use crate::consumer::{self, ConsumerState, EffectOutcome, Start};
 use crate::error::StoreError;
 use crate::event::{Appended, Class, NewEvent, Stamp};
+use crate::keys::{self, Kept, Key, Keyed};
 use crate::log::Log;
 use crate::opening::{self, OpenReport};
 use crate::projection::Projection;
@@ -76,6 +77,7 @@ pub struct Status {
 pub struct Store {
     path: PathBuf,
     name: String,
+    boot: Arc<str>,
     clocks: Clocks,
     queue: Arc<Queue>,
     reads: Arc<ReadQueue>,
@@ -107,6 +109,7 @@ impl Store {
         let health = Arc::new(Health::default());
         // Pairs with nothing: a number for people.
         health.head.store(report.head, Ordering::Relaxed);
+        let this_boot = Arc::clone(&boot.1);
         let writer = Writer {
             path: path.to_path_buf(),
             name: name.clone(),
@@ -129,6 +132,7 @@ impl Store {
         let store = Self {
             path: path.to_path_buf(),
             name,
+            boot: this_boot,
             clocks: options.clocks,
             queue,
             reads,
@@ -142,6 +146,11 @@ impl Store {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The boot in which it was opened, as the machine's kernel names it.
+    pub fn boot(&self) -> &str {
+        &self.boot
     }
 
     /// The id of an event that was appended without one.
@@ -190,6 +199,84 @@ impl Store {
         let (completer, ticket) = ticket();
         let stamp = self.queue.push_event(event, urgent, Some(completer))?;
         Ok((stamp, ticket))
+    }
+
+    /// Appends an event under a key: its row and the key's, with the result, are one transaction. A
+    /// volatile event is only numbered; its ticket says when the key is on the disk.
+    ///
+    /// # Errors
+    /// As [`Store::append`].
+    pub fn append_keyed(
+        &self,
+        event: NewEvent,
+        keyed: Keyed,
+    ) -> Result<(Stamp, Ticket<Appended>), StoreError> {
+        event.check()?;
+        if event.class == Class::Volatile {
+            let stamp = self.queue.number()?;
+            let appended = Appended {
+                seq: stamp.seq,
+                version: None,
+                duplicate: false,
+            };
+            let kept = self.run(true, move |log| {
+                log.keep_result(keyed, &appended, stamp)?;
+                Ok(appended)
+            })?;
+            return Ok((stamp, kept));
+        }
+        let urgent = event.class == Class::Synchronous;
+        let (completer, ticket) = ticket();
+        let keyed = Some(Box::new(keyed));
+        let stamp = self
+            .queue
+            .push_keyed(event, urgent, keyed, Some(completer))?;
+        Ok((stamp, ticket))
+    }
+
+    /// Writes that something is begun under a key, or what it led to, and flushes it. `forget` are
+    /// keys of the same owner that go, and those older than `kept_for` go too.
+    ///
+    /// # Errors
+    /// When the queue is full.
+    pub fn keep_key(
+        &self,
+        key: Key,
+        result: Option<Vec<u8>>,
+        forget: Vec<String>,
+        kept_for: Duration,
+    ) -> Result<Ticket<()>, StoreError> {
+        let now = ((self.clocks.wall_ns)(), (self.clocks.monotonic_ns)());
+        self.run(true, move |log| {
+            log.put_key(&key, result.as_deref(), &forget, kept_for, now)
+        })
+    }
+
+    /// Forgets a key under which nothing was done. Not flushed: one that comes back after a power
+    /// cut says only that nobody knows.
+    ///
+    /// # Errors
+    /// When the queue is full.
+    pub fn forget_key(&self, owner: String, key: String) -> Result<Ticket<()>, StoreError> {
+        self.run(false, move |log| keys::remove(log.connection, &owner, &key))
+    }
+
+    /// The keys that an earlier process left, the oldest first.
+    ///
+    /// # Errors
+    /// When the queue is full.
+    pub fn take_over_keys(&self, kept_for: Duration) -> Result<Ticket<Vec<Kept>>, StoreError> {
+        let now = ((self.clocks.wall_ns)(), (self.clocks.monotonic_ns)());
+        self.run(true, move |log| log.take_over_keys(kept_for, now))
+    }
+
+    /// Completes when everything that was appended before is in the log and flushed to the disk, or
+    /// could not be written.
+    ///
+    /// # Errors
+    /// When the queue is full.
+    pub fn settled(&self) -> Result<Ticket<()>, StoreError> {
+        self.run(true, |_| Ok(()))
     }
 
     /// Appends an event without asking what became of it; [`Status::lost`] counts those that could

@@ -175,6 +175,13 @@ impl Turns<'_> {
                         Ok(()) => self.log.append(&pending.event, pending.stamp),
                         Err(error) => Err(error.clone()),
                     };
+                    let appended = match pending.keyed {
+                        Some(keyed) => appended.and_then(|appended| {
+                            self.log.keep_result(*keyed, &appended, pending.stamp)?;
+                            Ok(appended)
+                        }),
+                        None => appended,
+                    };
                     if let Err(error) = &appended
                         && error.ends_the_transaction()
                     {

@@ -128,7 +128,12 @@ fn seed() {
 
 /// The methods, as the target counts them.
 fn method_names() -> Vec<String> {
-    let daemon = kairod::Daemon::new(kairod::Policy::default(), None);
+    let daemon = kairod::Daemon::new(
+        kairod::Policy::default(),
+        kairod::Settings::default(),
+        std::path::Path::new("/"),
+        None,
+    );
     let methods = daemon.router.methods().iter();
     methods.map(|method| method.name.to_string()).collect()
 }

@@ -50,6 +50,8 @@ pub struct Connection {
     pub has_served: Cell<bool>,
     /// Number of the next call that it is asked to serve.
     pub next_call: Cell<i64>,
+    /// An event said that it began, and another has to say that it ended.
+    pub told: Cell<bool>,
     /// Its subscriptions by name.
     pub subscriptions: RefCell<BTreeMap<String, Rc<Subscription>>>,
     /// Subscriptions ever made, for their names.
@@ -105,6 +107,7 @@ impl Connection {
             outgoing: Outgoing::default(),
             has_served: Cell::new(false),
             next_call: Cell::new(1),
+            told: Cell::new(false),
             subscriptions: RefCell::default(),
             next_subscription: Cell::new(1),
             tasks: RefCell::default(),
@@ -256,6 +259,7 @@ pub async fn serve(daemon: Rc<Daemon>, stream: UnixStream) {
     };
     let opened = Rc::clone(&connection);
     daemon.connections.borrow_mut().insert(number, opened);
+    daemon.session_started(&connection);
 
     let writing = async { connection.outgoing.write_to(&socket).await };
     tokio::pin!(writing);

@@ -166,6 +166,8 @@ impl Daemon {
         }
         for connection in all() {
             connection.cancel_all();
+            self.service_gone(&connection, "kairod_stopped");
+            self.session_ended(&connection, "kairod_stopped");
         }
         // Subscriptions deliver the last events in turns of their own.
         tokio::time::sleep(DRAIN_STEP).await;
@@ -245,6 +247,7 @@ impl Daemon {
                 parent: intent.parent.clone(),
                 status: status.name(),
                 reason: reason.into(),
+                cause: None,
             };
             drop(intents);
             let cause = Meta {
@@ -264,6 +267,7 @@ impl Daemon {
             self.end_intents(&id, Status::Abandoned, "the connection that began it ended");
         }
         self.service_gone(connection, "process_gone");
+        self.session_ended(connection, "closed");
     }
 
     /// `connection` serves nothing any more. Gives the namespace that it served.
@@ -383,7 +387,8 @@ impl Daemon {
         for grant in over {
             let revoked = PermissionRevoked {
                 grant: grant.id,
-                by: "its end".into(),
+                by: Some("its end".into()),
+                cause: None,
             };
             self.bus.publish(&revoked, None);
         }
@@ -413,7 +418,7 @@ impl Daemon {
     }
 
     /// The quotas of a user. There are as many as users that ever connected.
-    fn quotas_of(&self, uid: u32) -> Rc<Quotas> {
+    pub fn quotas_of(&self, uid: u32) -> Rc<Quotas> {
         Rc::clone(self.quotas.borrow_mut().entry(uid).or_default())
     }
 

@@ -89,7 +89,7 @@ impl Delivery {
         // Events up to `behind` came from the log, whatever their place in the ring.
         let (mut place, mut behind) = match from {
             From::Place(place) => (place, 0),
-            From::After(mut seq) => match self.catch_up(&mut seq).await {
+            From::After(mut seq) => match self.catch_up_from(&mut seq).await {
                 Ok(caught_up) => caught_up,
                 Err(_) => {
                     // Which of them were ours is not known: all that there may be count.
@@ -144,6 +144,20 @@ impl Delivery {
             let (from, count) = lost.unwrap_or((event.seq, 0));
             *lost = Some((from, count + 1));
         }
+    }
+
+    /// [`Delivery::catch_up`] for one that asked for a number: what the log has removed behind it
+    /// is told first. All numbers count, because whose they were is not known any more.
+    async fn catch_up_from(&self, after: &mut u64) -> Result<(u64, u64), ErrorInfo> {
+        let bus = &self.daemon.bus;
+        let asked = bus.log()?.store.read(|log| log.removed_until());
+        let asked = asked.map_err(|error| refusal(&error))?.await;
+        let removed = asked.map_err(|error| refusal(&error))?;
+        if *after > 0 && removed > *after {
+            let notice = bus.gap(*after + 1, removed + 1, removed - *after);
+            self.deliver_anyway(&notice).await;
+        }
+        self.catch_up(after).await
     }
 
     /// Delivers what is in the log behind `after`, and moves it. Gives the place in the ring at

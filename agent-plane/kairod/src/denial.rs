@@ -34,6 +34,8 @@ pub struct Quotas {
     pub denials: Quota,
     /// Other entries of the audit log.
     pub notes: Quota,
+    /// Sessions that make events.
+    pub sessions: Quota,
 }
 
 impl Default for Quota {

@@ -2,27 +2,26 @@
 //!
 //! Opening, salvaging and closing block on the disk and run on helper threads. Without a log kairod
 //! serves on: what needs one is refused with `no_store`, and it is tried again. What an earlier
-//! kairod left open (claims, intents) is read before this one begins and ended by an event.
+//! kairod left (keys, and what it had open) is read with it, before this one writes anything.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kairo_events::projection::{self, Claim, Claims, Intent, Intents};
-use kairo_events::{LogReader, Options, Store, StoreError};
+use kairo_events::{Kept, LogReader, Options, Store, StoreError, projection};
 use kairo_wire::ErrorInfo;
 use tokio::sync::{oneshot, watch};
 
-use crate::events::EventBus;
+use crate::daemon::Daemon;
+use crate::idempotency::KEPT_FOR;
+use crate::left_behind::Left;
 use crate::reasons::Reason;
 
 /// Name of the file in the state directory.
 const FILE_NAME: &str = "events.db";
 /// How long to wait before another attempt to open it.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
-/// Most claims and intents of an earlier kairod that are ended.
-const MAX_LEFT: u32 = 4096;
 /// The log takes at most this share of its file system, and never more than the default.
 const SHARE_OF_DISK: u64 = 8;
 
@@ -42,10 +41,10 @@ pub struct Found {
     pub log: OpenLog,
     /// What it says of itself.
     pub report: kairo_events::OpenReport,
-    /// Claims that never ended.
-    pub claims: Vec<Claim>,
-    /// Intents that never ended.
-    pub intents: Vec<Intent>,
+    /// What never ended.
+    pub left: Left,
+    /// Keys of requests that must not be done again.
+    pub keys: Vec<Kept>,
 }
 
 /// Opens the log of a state directory. Blocks.
@@ -66,19 +65,18 @@ fn open(directory: &Path) -> Result<Found, StoreError> {
         limits.held_bytes = limits.max_bytes / 2;
     }
     let (store, report) = Store::open(&path, options)?;
-    let reader = LogReader::open(&path)?;
-    let tables = reader.connection();
     Ok(Found {
-        claims: Claims::read(tables, MAX_LEFT)?,
-        intents: Intents::running(tables, MAX_LEFT)?,
+        left: Left::read(&LogReader::open(&path)?, store.boot())?,
+        keys: store.take_over_keys(KEPT_FOR)?.wait()?,
         log: OpenLog { store, committed },
         report,
     })
 }
 
 /// Keeps the bus supplied with a log. `first` is told when the first attempt is over.
-pub async fn keep(bus: Rc<EventBus>, directory: PathBuf, first: oneshot::Sender<()>) {
+pub async fn keep(daemon: Rc<Daemon>, directory: PathBuf, first: oneshot::Sender<()>) {
     let mut first = Some(first);
+    let bus = Rc::clone(&daemon.bus);
     loop {
         let from = directory.clone();
         let opened = tokio::task::spawn_blocking(move || open(&from)).await;
@@ -88,7 +86,7 @@ pub async fn keep(bus: Rc<EventBus>, directory: PathBuf, first: oneshot::Sender<
         });
         let is_open = opened.is_ok();
         match opened {
-            Ok(found) => bus.attach(found),
+            Ok(found) => daemon.attach_log(found),
             Err(error) => bus.say_absent(&error.to_string()),
         }
         if let Some(first) = first.take() {

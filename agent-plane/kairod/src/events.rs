@@ -19,13 +19,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use allowance::Allowances;
 use encoded::Encoded;
-use kairo_events::{Class, Expected, NewEvent, Salvage, Stamp, StoreError};
+use kairo_events::{Appended, Class, Expected, NewEvent, OpenReport, Salvage, Stamp, StoreError};
 use kairo_wire::{ErrorInfo, Event, Meta, Value};
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::sync::{Notify, watch};
 
-use crate::event_log::{Found as FoundLog, OpenLog, refusal};
-use crate::facts::{DeviceReleased, EventGap, EventStore, Fact, IntentEnded, LostRange};
-use crate::intents::Status;
+use crate::event_log::{OpenLog, refusal};
+use crate::facts::{EventGap, EventStore, Fact, LostRange};
+use crate::once::Once;
 use crate::reasons::Reason;
 use crate::spans::{Kind, Open, Tracer};
 use crate::topics;
@@ -34,6 +36,8 @@ use crate::topics;
 pub const KEPT_EVENTS: usize = 1024;
 /// What they may take together. The newest event stays, however long it is.
 pub const KEPT_BYTES: usize = 8 * 1024 * 1024;
+/// How long the acknowledgement of something that happened waits for the disk.
+const SETTLE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The bus.
 #[derive(Debug)]
@@ -85,16 +89,29 @@ pub enum Found {
 }
 
 /// What became of an event that a client published.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "PublishResult")]
 pub struct Published {
     /// Its number.
     pub seq: u64,
     /// Its id.
     pub id: String,
-    /// Its place in its stream.
+    /// Its version in its stream.
+    #[serde(rename = "stream_version", skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
-    /// It was in the log already.
+    /// True when the same event was in the log already; `seq` is then the first one's.
     pub duplicate: bool,
+}
+
+impl Published {
+    /// It was appended so.
+    fn appended(&mut self, appended: &Appended) {
+        self.version = appended.version;
+        if appended.duplicate {
+            // Only an event with an id can be one, so the id is right.
+            (self.seq, self.duplicate) = (appended.seq, true);
+        }
+    }
 }
 
 impl EventBus {
@@ -161,7 +178,8 @@ impl EventBus {
     }
 
     /// Publishes what a client says. A durable event is delivered, and this returns, when it is in
-    /// the log as its class promises; that goes on when the caller is gone.
+    /// the log as its class promises; that goes on when the caller is gone. Under a key, its result
+    /// is in the log with it.
     ///
     /// # Errors
     /// It breaks a rule, there is no log, or the log refuses it.
@@ -169,19 +187,24 @@ impl EventBus {
         self: &Rc<Self>,
         mut event: NewEvent,
         cause: &Meta,
+        once: Option<Once>,
     ) -> Result<Published, ErrorInfo> {
         let mut cause = cause.clone();
         let span = self.span(&event.topic, &mut cause);
         event.correlation_id = cause.correlation_id;
         event.causation_id = cause.causation_id;
         event.traceparent = cause.traceparent;
-        let result = self.publish_whole(event).await;
+        let result = self.publish_whole(event, once).await;
         published(span, &result);
         result
     }
 
-    async fn publish_whole(self: &Rc<Self>, event: NewEvent) -> Result<Published, ErrorInfo> {
-        if event.class == Class::Volatile {
+    async fn publish_whole(
+        self: &Rc<Self>,
+        event: NewEvent,
+        once: Option<Once>,
+    ) -> Result<Published, ErrorInfo> {
+        if event.class == Class::Volatile && once.is_none() {
             let log = self.log.borrow().clone();
             let stamp = match log {
                 Some(log) => log.store.number(&event).map_err(|error| refusal(&error))?,
@@ -191,19 +214,31 @@ impl EventBus {
             self.show(Encoded::new(&event, stamp.time_ns, &told));
             return Ok(told);
         }
-        let appended = self.log()?.store.append(event.clone());
-        let (stamp, ticket) = appended.map_err(|error| refusal(&error))?;
+        let log = self.log()?;
+        let appended = match &once {
+            None => log.store.append(event.clone()),
+            Some(once) => log
+                .store
+                .append_keyed(event.clone(), once.keyed(self.result_of(&event))),
+        };
+        drop(log);
+        let appended = appended.map_err(|error| refusal(&error));
+        let (stamp, ticket) = appended.inspect_err(|error| {
+            once.iter().for_each(|once| once.failed(error));
+        })?;
         let mut told = self.told(&event, stamp, None);
         let bus = Rc::clone(self);
         let shown = tokio::task::spawn_local(async move {
             let appended = ticket.await;
             bus.watch_health();
-            let appended = appended.map_err(|error| refusal(&error))?;
-            told.version = appended.version;
-            if appended.duplicate {
-                // Only an event with an id can be one, so the id is right.
-                (told.seq, told.duplicate) = (appended.seq, true);
-            } else {
+            let appended = appended.map_err(|error| refusal(&error));
+            told.appended(&appended.inspect_err(|error| {
+                once.iter().for_each(|once| once.failed(error));
+            })?);
+            if let Some(once) = &once {
+                once.done(&result(&told));
+            }
+            if !told.duplicate {
                 bus.show(Encoded::new(&event, stamp.time_ns, &told));
             }
             Ok(told)
@@ -211,6 +246,27 @@ impl EventBus {
         shown.await.unwrap_or_else(|error| {
             let text = format!("publishing was given up: {error}");
             Err(Reason::Internal.error(text))
+        })
+    }
+
+    /// Makes the result that is kept with an event, on the log's own thread.
+    fn result_of(&self, event: &NewEvent) -> kairo_events::keys::ResultOf {
+        let id = event.id.clone();
+        let log = self.log.borrow().as_ref().map(|log| log.store.id_of(0));
+        Box::new(move |appended| {
+            // The id of number 0, without it, is the first part of all of them.
+            let made = || {
+                let first = log.as_deref().unwrap_or("-0").trim_end_matches('0');
+                format!("{first}{}", appended.seq)
+            };
+            let mut told = Published {
+                seq: appended.seq,
+                id: id.clone().unwrap_or_else(made),
+                version: None,
+                duplicate: false,
+            };
+            told.appended(appended);
+            result(&told)
         })
     }
 
@@ -231,14 +287,9 @@ impl EventBus {
         self.logs.subscribe()
     }
 
-    /// From now on events are numbered and kept by this log. Ends what an earlier kairod left.
-    pub fn attach(&self, found: FoundLog) {
-        let FoundLog {
-            log,
-            report,
-            claims,
-            intents,
-        } = found;
+    /// From now on events are numbered and kept by this log. True for the first one: what is open
+    /// in a later one is our own.
+    pub fn attach(&self, log: OpenLog, report: &OpenReport) -> bool {
         *self.log.borrow_mut() = Some(Rc::new(log));
         self.logs.send_modify(|count| *count += 1);
         self.failing.set(false);
@@ -258,30 +309,17 @@ impl EventBus {
         };
         let facts = store_facts(state, "", report.head, report.salvage.as_ref());
         self.publish(&facts, None);
-        if self.had_log.replace(true) {
-            return;
-        }
-        for claim in claims {
-            let released = DeviceReleased {
-                device: claim.device,
-                epoch: claim.epoch,
-                cause: "kairod_restarted".into(),
-            };
-            self.publish(&released, None);
-        }
-        for intent in intents {
-            let ended = IntentEnded {
-                intent: intent.intent.clone(),
-                name: None,
-                parent: intent.parent,
-                status: Status::Interrupted.name(),
-                reason: "kairod ended without a word".into(),
-            };
-            let cause = Meta {
-                correlation_id: Some(intent.intent),
-                ..Meta::default()
-            };
-            self.publish(&ended, Some(&cause));
+        !self.had_log.replace(true)
+    }
+
+    /// Returns when everything that was published so far is in the log and on the disk, when that
+    /// fails or takes longer than [`SETTLE_PATIENCE`], or at once without a log: what is waited for
+    /// has happened, and the wait only keeps its acknowledgement from outliving it.
+    pub async fn settled(&self) {
+        let log = self.log.borrow().clone();
+        let settled = log.map(|log| log.store.settled());
+        if let Some(Ok(settled)) = settled {
+            let _ = tokio::time::timeout(SETTLE_PATIENCE, settled).await;
         }
     }
 
@@ -476,9 +514,15 @@ fn store_facts(
 }
 
 /// Wall time as RFC 3339.
-fn time_text(time_ns: i64) -> String {
+pub fn time_text(time_ns: i64) -> String {
     let since = Duration::from_nanos(u64::try_from(time_ns).unwrap_or(0));
     humantime::format_rfc3339_millis(UNIX_EPOCH + since).to_string()
+}
+
+/// The result of publishing, as it travels.
+fn result(told: &Published) -> Vec<u8> {
+    // Numbers and texts can always be encoded.
+    rmp_serde::to_vec_named(told).unwrap_or_default()
 }
 
 /// A value as the log keeps it.

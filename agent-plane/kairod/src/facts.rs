@@ -87,6 +87,10 @@ topics! {
         "a process serves a namespace";
     ServiceRemoved: "kairo.system.service.removed", Batched, Evolving, "0.1",
         "a namespace is not served any more";
+    SessionStarted: "kairo.system.session.started", Batched, Evolving, "0.1",
+        "a connection of somebody who is no operator began";
+    SessionEnded: "kairo.system.session.ended", Batched, Evolving, "0.1",
+        "such a connection ended";
     AuditFinding: "kairo.system.audit.finding", Batched, Evolving, "0.1",
         "opening the audit log found something that an operator should know";
     PermissionDenied: "kairo.system.security.permission.denied", Batched, Evolving, "0.1",
@@ -212,7 +216,8 @@ pub struct DeviceReleased {
     pub device: String,
     /// The claim's epoch.
     pub epoch: u64,
-    /// Why, such as `released`, `holder_gone`, `canceled`, `revoked`, `rt_lost`.
+    /// Why, such as `released`, `holder_gone`, `canceled`, `revoked`, `rt_lost`,
+    /// `kairod_restarted`, `rebooted`.
     pub cause: String,
 }
 
@@ -242,6 +247,9 @@ pub struct IntentEnded {
     pub status: &'static str,
     /// Why, in words.
     pub reason: String,
+    /// `kairod_restarted` or `rebooted`, where a kairod that was killed did not end it itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<&'static str>,
 }
 
 /// Who serves what.
@@ -260,7 +268,32 @@ pub struct ServiceAdded {
 pub struct ServiceRemoved {
     /// The namespace.
     pub namespace: String,
-    /// `unregistered`, `process_gone` or `revoked`.
+    /// `unregistered`, `process_gone`, `revoked`, `kairod_restarted` or `rebooted`.
+    pub cause: String,
+}
+
+/// Whose connection began.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct SessionStarted {
+    /// Its connection.
+    pub connection: u64,
+    /// Its class.
+    pub class: String,
+    /// The name that the policy or its launcher gave it.
+    pub name: Option<String>,
+    /// Its user.
+    pub uid: u32,
+    /// Its process.
+    pub pid: i32,
+}
+
+/// Whose connection ended.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct SessionEnded {
+    /// Its connection, by the number of the kairod that it was connected to.
+    pub connection: Option<u64>,
+    /// Why: `gone`, or `kairod_restarted` or `rebooted` where a kairod that was killed did not tell
+    /// it itself.
     pub cause: String,
 }
 
@@ -308,8 +341,11 @@ pub struct PermissionGranted {
 pub struct PermissionRevoked {
     /// The grant's number.
     pub grant: u64,
-    /// Who took it away, in words, or `its end`.
-    pub by: String,
+    /// Who took it away, in words, or `its end`; none where the kairod that knew is gone.
+    pub by: Option<String>,
+    /// `kairod_restarted` or `rebooted`, where a kairod that was killed did not tell it itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<&'static str>,
 }
 
 /// Why there is no place.

@@ -102,8 +102,8 @@ async fn run(arguments: Arguments, policy: Policy, settings: Settings) -> anyhow
     ));
     if let Some(directory) = state_dir {
         let (first, opened) = tokio::sync::oneshot::channel();
-        let (bus, directory) = (Rc::clone(&daemon.bus), directory.to_path_buf());
-        tokio::task::spawn_local(kairod::keep_event_log(bus, directory, first));
+        let (keeper, directory) = (Rc::clone(&daemon), directory.to_path_buf());
+        tokio::task::spawn_local(kairod::keep_event_log(keeper, directory, first));
         // Events that are numbered by the log are worth a moment; a disk that hangs is not waited
         // for.
         let _ = tokio::time::timeout(LOG_PATIENCE, opened).await;

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::audit::{self, Audited};
 use crate::connection::Connection;
 use crate::daemon::Daemon;
-use crate::idempotency::{self, Begin};
+use crate::once::{self, Once};
 use crate::permission::{Class, DeviceLimits, Right};
 use crate::reasons::Reason;
 use crate::services::{Served, Service};
@@ -76,13 +76,24 @@ pub enum Stability {
     Evolving,
 }
 
+/// For whom, and how, an idempotency key is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeping {
+    /// In memory, for the connection: its result, like a claim, is worth nothing on another one.
+    OfConnection,
+    /// For the caller's identity, written before it is done and with its result.
+    Written,
+    /// For the caller's identity, written by the handler in one with the effect.
+    WithEffect,
+}
+
 /// Parameters of a method that takes none.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NoParams {}
 
 /// One request under way.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Call {
     /// The daemon.
     pub daemon: Rc<Daemon>,
@@ -92,6 +103,19 @@ pub struct Call {
     pub meta: Meta,
     /// How far the rule goes that allowed it; without effect where the row names no right.
     pub limits: DeviceLimits,
+    /// The key that the handler writes together with its effect, for the first who takes it.
+    pub once: Rc<Cell<Option<Once>>>,
+}
+
+impl std::fmt::Debug for Call {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let connection = self.connection.number;
+        formatter
+            .debug_struct("Call")
+            .field("connection", &connection)
+            .field("meta", &self.meta)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Call {
@@ -141,9 +165,8 @@ pub struct Method {
     pub params: serde_json::Value,
     /// JSON Schema of the result.
     pub result: serde_json::Value,
-    /// Whether an idempotency key for it holds for all connections of the caller's identity. Not
-    /// where the result belongs to the connection, like a claim.
-    pub across_connections: bool,
+    /// For whom, and how, an idempotency key for it is kept.
+    pub keeping: Keeping,
     /// How it is audited.
     pub audited: Audited,
     /// Whether it overtakes requests of its connection that wait.
@@ -223,17 +246,25 @@ impl Method {
             since: "0.1",
             params: schemars::schema_for!(P).into(),
             result: schemars::schema_for!(R).into(),
-            across_connections: false,
+            keeping: Keeping::OfConnection,
             audited: Audited::No,
             is_urgent: false,
             handler: Box::new(run),
         }
     }
 
-    /// Lets an idempotency key hold for all connections of the caller's identity.
+    /// Lets an idempotency key hold for all connections of the caller's identity, and over a
+    /// restart.
     #[must_use]
     pub fn repeatable(mut self) -> Self {
-        self.across_connections = true;
+        self.keeping = Keeping::Written;
+        self
+    }
+
+    /// The same where the handler writes the key together with its effect ([`Call::once`]).
+    #[must_use]
+    pub fn repeatable_with_effect(mut self) -> Self {
+        self.keeping = Keeping::WithEffect;
         self
     }
 
@@ -425,66 +456,25 @@ impl Router {
     }
 
     /// Checks a request as far as that is possible without doing it, and starts it.
-    fn start(
+    pub fn start(
         daemon: &Rc<Daemon>,
         connection: &Rc<Connection>,
         method: &Method,
         meta: Meta,
         params: Value,
+        once: Option<Once>,
     ) -> Result<Work, ErrorInfo> {
         let call = Call {
             daemon: Rc::clone(daemon),
             connection: Rc::clone(connection),
             meta,
             limits: DeviceLimits::default(),
+            once: Rc::new(Cell::new(once)),
         };
         match method.audited {
             Audited::No => (method.handler)(call, params),
             Audited::After => Ok(audit_after(method, call, params)),
             Audited::Before => Ok(audit_before(method.name, call, params)),
-        }
-    }
-
-    /// Starts a request that may be repeated: only the first one with its key is done.
-    fn start_once(
-        daemon: &Rc<Daemon>,
-        connection: &Rc<Connection>,
-        method: &Method,
-        key: &str,
-        meta: Meta,
-        params: Value,
-    ) -> Result<Work, ErrorInfo> {
-        let owner = if method.across_connections {
-            connection.identity.subject().to_string()
-        } else {
-            idempotency::of_connection(connection.number)
-        };
-        let print = idempotency::fingerprint(method.name, &params);
-        match daemon.idempotency.begin(&owner, key, print)? {
-            Begin::First(ticket) => {
-                let work = Self::start(daemon, connection, method, meta, params)?;
-                Ok(Box::pin(async move {
-                    let result = work.await?;
-                    ticket.done(&result);
-                    Ok(result)
-                }))
-            }
-            Begin::Done(result) => Ok(Box::pin(async move { Ok(result) })),
-            Begin::Running(ended) => {
-                let keys = Rc::clone(&daemon.idempotency);
-                let key = key.to_string();
-                Ok(Box::pin(async move {
-                    ended.notified().await;
-                    match keys.begin(&owner, &key, print)? {
-                        Begin::Done(result) => Ok(result),
-                        // The first failed: this caller may try again, as itself.
-                        Begin::First(_) | Begin::Running(_) => {
-                            let text = "the request under this idempotency_key failed; try again";
-                            Err(Reason::IdempotencyKeyFailed.error(text))
-                        }
-                    }
-                }))
-            }
         }
     }
 
@@ -521,9 +511,9 @@ impl Router {
         match meta.idempotency_key.clone() {
             // What changes nothing may simply be done again.
             Some(key) if method.permission != Permission::Observe => {
-                Self::start_once(daemon, connection, method, &key, meta, params)
+                once::start(daemon, connection, method, &key, meta, params)
             }
-            _ => Self::start(daemon, connection, method, meta, params),
+            _ => Self::start(daemon, connection, method, meta, params, None),
         }
     }
 

@@ -26,9 +26,12 @@
 
 #[cfg(feature = "tokio")]
 pub mod async_client;
+#[cfg(feature = "tokio")]
+pub mod async_follow;
 pub mod client;
 pub mod endpoint;
 pub mod error;
+pub mod follow;
 pub mod frame;
 pub mod message;
 pub mod scan;
@@ -41,8 +44,12 @@ struct Reference;
 
 #[cfg(feature = "tokio")]
 pub use async_client::{AsyncClient, AsyncSubscription};
+#[cfg(feature = "tokio")]
+pub use async_follow::AsyncFollowing;
 pub use client::{Client, ClientError, Incoming};
+pub use endpoint::Endpoint;
 pub use error::{ErrorCode, ErrorInfo};
+pub use follow::{Begin, Followed, Following};
 pub use frame::{Decoder, Frame, FrameError, FrameKind, Limits};
 pub use message::{Event, Gap, Id, Meta, Request, Response, StreamChunk};
 pub use rmpv::Value;

@@ -21,6 +21,8 @@ pub struct Claim {
     pub seq: u64,
     /// Who claimed it, as that event's `source` and correlation say.
     pub correlation_id: Option<String>,
+    /// The boot in which it began.
+    pub boot: String,
 }
 
 #[derive(Deserialize)]
@@ -36,7 +38,7 @@ impl Projection for Claims {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn topics(&self) -> &'static [&'static str] {
@@ -54,7 +56,8 @@ impl Projection for Claims {
                  device TEXT PRIMARY KEY,
                  epoch INTEGER NOT NULL,
                  seq INTEGER NOT NULL,
-                 correlation_id TEXT
+                 correlation_id TEXT,
+                 boot TEXT NOT NULL
              ) STRICT, WITHOUT ROWID;",
         )
     }
@@ -69,12 +72,13 @@ impl Projection for Claims {
         };
         if event.topic.ends_with(".claimed") {
             tables.execute(
-                "INSERT OR REPLACE INTO projected_claims VALUES (?1, ?2, ?3, ?4)",
+                "INSERT OR REPLACE INTO projected_claims VALUES (?1, ?2, ?3, ?4, ?5)",
                 params![
                     facts.device,
                     facts.epoch as i64,
                     event.seq as i64,
-                    event.correlation_id
+                    event.correlation_id,
+                    &*event.boot
                 ],
             )?;
         } else {
@@ -91,7 +95,7 @@ impl Claims {
     /// # Errors
     /// What SQLite says.
     pub fn read(tables: &Connection, limit: u32) -> rusqlite::Result<Vec<Claim>> {
-        let sql = "SELECT device, epoch, seq, correlation_id FROM projected_claims
+        let sql = "SELECT device, epoch, seq, correlation_id, boot FROM projected_claims
                    ORDER BY device LIMIT ?1";
         let mut statement = tables.prepare(sql)?;
         let rows = statement.query_map([limit], |row| {
@@ -100,6 +104,7 @@ impl Claims {
                 epoch: row.get::<_, i64>(1)? as u64,
                 seq: row.get::<_, i64>(2)? as u64,
                 correlation_id: row.get(3)?,
+                boot: row.get(4)?,
             })
         })?;
         rows.collect()

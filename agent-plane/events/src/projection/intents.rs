@@ -26,6 +26,8 @@ pub struct Intent {
     pub began_seq: u64,
     /// The event with which it ended.
     pub ended_seq: Option<u64>,
+    /// The boot in which it began.
+    pub boot: String,
 }
 
 #[derive(Deserialize)]
@@ -43,7 +45,7 @@ impl Projection for Intents {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn topics(&self) -> &'static [&'static str] {
@@ -58,7 +60,8 @@ impl Projection for Intents {
                  parent TEXT,
                  status TEXT NOT NULL,
                  began_seq INTEGER NOT NULL,
-                 ended_seq INTEGER
+                 ended_seq INTEGER,
+                 boot TEXT NOT NULL
              ) STRICT, WITHOUT ROWID;
              CREATE INDEX projected_intents_ended ON projected_intents (ended_seq)
                  WHERE ended_seq IS NOT NULL;",
@@ -71,8 +74,8 @@ impl Projection for Intents {
         };
         if event.topic.ends_with(".started") {
             tables.execute(
-                "INSERT OR IGNORE INTO projected_intents VALUES (?1, ?2, 'running', ?3, NULL)",
-                params![facts.intent, facts.parent, event.seq as i64],
+                "INSERT OR IGNORE INTO projected_intents VALUES (?1, ?2, 'running', ?3, NULL, ?4)",
+                params![facts.intent, facts.parent, event.seq as i64, &*event.boot],
             )?;
             return Ok(());
         }
@@ -99,7 +102,7 @@ impl Intents {
     /// # Errors
     /// What SQLite says.
     pub fn running(tables: &Connection, limit: u32) -> rusqlite::Result<Vec<Intent>> {
-        let sql = "SELECT intent, parent, status, began_seq, ended_seq FROM projected_intents
+        let sql = "SELECT intent, parent, status, began_seq, ended_seq, boot FROM projected_intents
                    WHERE ended_seq IS NULL ORDER BY began_seq LIMIT ?1";
         let mut statement = tables.prepare(sql)?;
         let rows = statement.query_map([limit], |row| {
@@ -109,6 +112,7 @@ impl Intents {
                 status: row.get(2)?,
                 began_seq: row.get::<_, i64>(3)? as u64,
                 ended_seq: row.get::<_, Option<i64>>(4)?.map(|seq| seq as u64),
+                boot: row.get(5)?,
             })
         })?;
         rows.collect()

@@ -178,7 +178,37 @@ fn is_lease_ending(error: &ErrorInfo) -> bool {
     error.code == ErrorCode::Busy && error.reason_name() == "busy"
 }
 
+/// A claim that its caller was not told of yet: given back if the caller gives up.
+struct Untold<'call> {
+    call: &'call Call,
+    claimed: Option<Claimed>,
+}
+
+impl Drop for Untold<'_> {
+    fn drop(&mut self) {
+        if let Some(claimed) = self.claimed.take() {
+            let mut plane = self.call.daemon.plane.borrow_mut();
+            let number = self.call.connection.number;
+            if let Ok(index) = plane.find(&claimed.device) {
+                // It may have ended meanwhile.
+                let _ = plane.release(index, number, Some(claimed.epoch), None);
+            }
+        }
+    }
+}
+
 async fn claim_once(call: &Call, params: &DeviceParams) -> Result<Claimed, ErrorInfo> {
+    let claimed = open(call, params).await?;
+    let mut untold = Untold {
+        call,
+        claimed: Some(claimed),
+    };
+    // Who was told of a claim finds its end in the log, also after a kill.
+    call.daemon.bus.settled().await;
+    untold.claimed.take().ok_or_else(refusal::rt_away)
+}
+
+async fn open(call: &Call, params: &DeviceParams) -> Result<Claimed, ErrorInfo> {
     let holder = call.connection.identity.view(call.connection.number);
     let (name, answer) = {
         let mut plane = call.daemon.plane.borrow_mut();

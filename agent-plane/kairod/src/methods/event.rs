@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::delivery::{Delivery, From, Reading, ask};
 use crate::event_log::refusal;
-use crate::events::{encoded, expected, from_log};
+use crate::events::{Published, encoded, expected, from_log};
 use crate::permission::{Class as PeerClass, Right};
 use crate::reasons::Reason;
 use crate::router::{Call, Guard, Method, Permission};
@@ -40,7 +40,7 @@ pub fn methods() -> Vec<Method> {
             "Publishes an event; answers when it is kept as its class promises.",
             publish,
         )
-        .repeatable(),
+        .repeatable_with_effect(),
         Method::new(
             "event.query",
             Permission::Observe,
@@ -123,19 +123,6 @@ fn canonical<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Er
     Ok(topics::canonical(&text))
 }
 
-#[derive(Serialize, JsonSchema)]
-struct PublishResult {
-    /// Its number.
-    seq: u64,
-    /// Its id.
-    id: String,
-    /// Its version in its stream.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stream_version: Option<u64>,
-    /// True when the same event was in the log already; `seq` is then the first one's.
-    duplicate: bool,
-}
-
 /// Who publishes, as the event's `source`: what the kernel knows, not what the client says. Always
 /// with the uid, so that no name means somebody else.
 fn source(call: &Call) -> String {
@@ -146,7 +133,7 @@ fn source(call: &Call) -> String {
     }
 }
 
-async fn publish(call: Call, params: PublishParams) -> Result<PublishResult, ErrorInfo> {
+async fn publish(call: Call, params: PublishParams) -> Result<Published, ErrorInfo> {
     let data = params.data.unwrap_or(Value::Nil);
     let bytes = encoded(&data);
     if bytes.len() > MAX_DATA_BYTES {
@@ -164,13 +151,8 @@ async fn publish(call: Call, params: PublishParams) -> Result<PublishResult, Err
     event.id = params.id;
     event.stream = params.stream;
     event.expected = expected(params.expected_version);
-    let published = call.daemon.bus.publish_for(event, &call.meta).await?;
-    Ok(PublishResult {
-        seq: published.seq,
-        id: published.id,
-        stream_version: published.version,
-        duplicate: published.duplicate,
-    })
+    let once = call.once.take();
+    call.daemon.bus.publish_for(event, &call.meta, once).await
 }
 
 /// Takes an event from what the caller's user may publish. An operator may stop the robot and is

@@ -25,20 +25,20 @@ pub fn methods() -> Vec<Method> {
             "intent.begin",
             Permission::Actuate,
             "Begins an intent; its id is the correlation id of everything done for it.",
-            async |call, params| begin(&call, params),
+            async |call, params| settled(&call, begin(&call, params)).await,
         )
         .repeatable(),
         Method::new(
             "intent.end",
             Permission::Actuate,
             "Ends an intent as completed or failed; live ones below it are canceled.",
-            async |call, params| end(&call, params),
+            async |call, params| settled(&call, end(&call, params)).await,
         ),
         Method::new(
             "intent.cancel",
             Permission::Actuate,
             "Calls an intent off: requests, streams and claims of it and of all below it end now.",
-            async |call, params| cancel(&call, params),
+            async |call, params| settled(&call, cancel(&call, params)).await,
         )
         .urgent()
         .audited(Audited::After),
@@ -49,6 +49,14 @@ pub fn methods() -> Vec<Method> {
             async |call, params| Ok(list(&call, &params)),
         ),
     ]
+}
+
+/// What was done is answered once its events are on the disk: who was told that an intent began
+/// finds its end in the log, and who was told how it ended finds that.
+async fn settled<T>(call: &Call, done: Result<T, ErrorInfo>) -> Result<T, ErrorInfo> {
+    let done = done?;
+    call.daemon.bus.settled().await;
+    Ok(done)
 }
 
 #[derive(Deserialize, JsonSchema)]

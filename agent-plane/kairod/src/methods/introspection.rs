@@ -15,7 +15,7 @@ use crate::daemon::Daemon;
 use crate::facts::{self, Topic};
 use crate::permission::{Class, Right};
 use crate::reasons::{self, Reason, Row};
-use crate::router::{Call, Method, Permission, Stability};
+use crate::router::{Call, Keeping, Method, Permission, Stability};
 use crate::services::{Served, Service};
 use crate::topics;
 
@@ -139,7 +139,7 @@ fn view(method: &Method) -> MethodView {
         since: method.since,
         served_by: None,
         audited: method.audited,
-        idempotent_across_connections: method.across_connections,
+        idempotent_across_connections: method.keeping != Keeping::OfConnection,
         urgent: method.is_urgent,
         params: method.params.clone(),
         result: method.result.clone(),

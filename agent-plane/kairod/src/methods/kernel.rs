@@ -201,5 +201,6 @@ fn confine(call: &Call, params: ConfineParams) -> Result<Peer, ErrorInfo> {
         let text = format!("{before} cannot say what it is; only an operator's connection can");
         return Err(Reason::More.error(text));
     }
+    call.daemon.session_started(&call.connection);
     Ok(identity.view(call.connection.number))
 }

@@ -378,7 +378,8 @@ async fn revoke(call: &Call, params: &RevokeParams) -> Result<Revoked, ErrorInfo
     let kept = daemon.forget_grants(vec![params.id]);
     let revoked = PermissionRevoked {
         grant: params.id,
-        by: call.connection.identity.subject().to_string(),
+        by: Some(call.connection.identity.subject().to_string()),
+        cause: None,
     };
     daemon.bus.publish(&revoked, Some(&call.meta));
     // It is in force; only whether it will be after a restart is worth a moment.

@@ -476,6 +476,16 @@ super::reasons! {
     /// An input that stopped the robot is not good yet.
     StillLatched = Conflict "still_latched", never,
         "Release the stop at the robot first.";
+    /// A request under that key was interrupted, and nobody knows whether it took effect.
+    OutcomeUnknown {
+        /// The method.
+        method: String,
+        /// When it was begun.
+        began: String,
+        /// Where to look whether it took effect.
+        look: String,
+    } = Conflict "outcome_unknown", never,
+        "Look whether it took effect; if not, send it under a new key.";
     /// The idempotency key was used for another request.
     IdempotencyKeyReused = Conflict "idempotency_key", never,
         "Use a new key for each thing that is to happen once.";

@@ -170,10 +170,24 @@ impl System {
 
     /// Kills kairod and starts another in its place.
     pub fn restart_kairod(&mut self) {
+        self.kill_kairod();
+        self.begin_kairod();
+    }
+
+    /// Kills kairod.
+    pub fn kill_kairod(&mut self) {
         self.kairod.kill().unwrap();
         self.kairod.wait().unwrap();
+    }
+
+    /// Starts another kairod where one was.
+    pub fn begin_kairod(&mut self) {
         self.kairod = spawn(&self.directory);
-        self.wait_until_linked();
+        if self.rt.is_some() {
+            self.wait_until_linked();
+        } else {
+            self.client();
+        }
     }
 
     /// Asks kairod to stop, and waits for it.

@@ -22,6 +22,7 @@ from .errors import (
     Malformed, MessageTooLong, NotFound, PermissionDenied, ProtocolError, Refused, Timeout,
     Unavailable, Unencodable, Unsupported, WrongShape,
 )
+from .follow import Followed, Following, Lost, Resumed
 from .introspection import Method
 from .messages import Chunk, Event, Gap
 
@@ -29,8 +30,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Backlog", "Busy", "Canceled", "CannotConnect", "Chunk", "Claim", "Client", "Conflict",
-    "ConnectionLost", "DeadlineExceeded", "Endpoint", "EndpointError", "Event", "FrameError",
-    "Gap", "Internal", "InvalidParams", "InvalidRequest", "KairoError", "Limit", "Malformed",
-    "MessageTooLong", "Method", "NotFound", "PermissionDenied", "ProtocolError", "Refused",
-    "Subscription", "Timeout", "Unavailable", "Unencodable", "Unsupported", "WrongShape",
+    "ConnectionLost", "DeadlineExceeded", "Endpoint", "EndpointError", "Event", "Followed",
+    "Following", "FrameError", "Gap", "Internal", "InvalidParams", "InvalidRequest", "KairoError",
+    "Limit", "Lost", "Malformed", "MessageTooLong", "Method", "NotFound", "PermissionDenied",
+    "ProtocolError", "Refused", "Resumed", "Subscription", "Timeout", "Unavailable", "Unencodable",
+    "Unsupported", "WrongShape",
 ]
