@@ -11,11 +11,10 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use kairo_wire::flow::WINDOW_BYTES;
+use kairo_wire::frame::LARGE_CONTROL_BYTES;
 use kairo_wire::message::Message;
-use kairo_wire::{
-    Decoder, ErrorCode, ErrorInfo, Frame, FrameKind, Id, Limits, Request, Response, scan,
-};
-use tokio::io::AsyncReadExt;
+use kairo_wire::{ErrorCode, ErrorInfo, Frame, FrameKind, Id, Limits, Request, Response, scan};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::task::{AbortHandle, JoinSet};
@@ -24,8 +23,11 @@ use tokio::time::Instant;
 use crate::daemon::Daemon;
 use crate::idempotency;
 use crate::identity::Identity;
-use crate::outgoing::Outgoing;
+use crate::input::Input;
+use crate::large_frames::Held;
+use crate::outgoing::{Item, Outgoing};
 use crate::router::refusal;
+use crate::service_stream::{self, ServiceStream};
 use crate::subscription::Subscription;
 
 /// How long a frame may take from its first byte to its last.
@@ -50,6 +52,10 @@ pub struct Connection {
     pub has_served: Cell<bool>,
     /// Number of the next call that it is asked to serve.
     pub next_call: Cell<i64>,
+    /// Streams that it serves, by the number of the call that opened them.
+    pub streams: RefCell<BTreeMap<i64, Rc<ServiceStream>>>,
+    /// What it negotiated.
+    pub features: Cell<Features>,
     /// Its subscriptions by name.
     pub subscriptions: RefCell<BTreeMap<String, Rc<Subscription>>>,
     /// Subscriptions ever made, for their names.
@@ -60,6 +66,15 @@ pub struct Connection {
     running: RefCell<BTreeMap<Key, Running>>,
     /// Notifications ever begun, for their keys.
     notifications: Cell<u64>,
+}
+
+/// What a connection negotiated, beside what everybody has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Requests and responses may be longer.
+    pub large_frames: bool,
+    /// Payloads may be in descriptors.
+    pub descriptors: bool,
 }
 
 /// What a request under way is known by: a notification has no id, and can be called off too.
@@ -79,7 +94,7 @@ struct Running {
 
 /// Why a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum End {
+pub enum End {
     /// Nobody is there any more to write to.
     Gone,
     /// The peer sends nothing more, or sent what cannot be answered further. It may still read.
@@ -94,12 +109,39 @@ impl Connection {
             outgoing: Outgoing::default(),
             has_served: Cell::new(false),
             next_call: Cell::new(1),
+            streams: RefCell::default(),
+            features: Cell::default(),
             subscriptions: RefCell::default(),
             next_subscription: Cell::new(1),
             tasks: RefCell::default(),
             in_flight: Cell::new(0),
             running: RefCell::default(),
             notifications: Cell::new(0),
+        }
+    }
+
+    /// Adds what it asks for to what it has negotiated. Nothing is taken back: frames may be on
+    /// their way.
+    pub fn negotiate(&self, asked: &[String]) {
+        let has = |name: &str| asked.iter().any(|asked| asked == name);
+        let before = self.features.get();
+        self.features.set(Features {
+            large_frames: before.large_frames || has("large_frames"),
+            descriptors: before.descriptors || has("descriptors"),
+        });
+    }
+
+    /// What it may send, and be sent.
+    pub fn limits(&self) -> Limits {
+        let usual = Limits::default();
+        Limits {
+            control_bytes: match self.features.get().large_frames {
+                true => LARGE_CONTROL_BYTES,
+                false => usual.control_bytes,
+            },
+            // No service has credit for more.
+            chunk_bytes: WINDOW_BYTES as usize,
+            ..usual
         }
     }
 
@@ -160,11 +202,16 @@ impl Connection {
     }
 
     /// A request that was under way ended with this frame.
-    fn ended(&self, frame: Vec<u8>) {
+    fn ended(&self, item: impl Into<Item>) {
         self.in_flight.set(self.in_flight.get() - 1);
-        self.outgoing.push(frame);
+        self.outgoing.push(item);
         // Also when there was nothing to write: somebody may wait for the place.
         self.outgoing.freed.notify_waiters();
+    }
+
+    /// Whether descriptors may come from it: from what serves streams, where it negotiated them.
+    fn serves_descriptors(&self) -> bool {
+        self.has_served.get() && self.features.get().descriptors
     }
 
     /// Runs `task` until it ends or the connection does.
@@ -192,6 +239,7 @@ pub async fn serve(daemon: Rc<Daemon>, stream: UnixStream) {
     let end = tokio::select! {
         end = read(&daemon, &connection, reader) => end,
         () = connection.identity.ended() => End::Gone,
+        () = connection.outgoing.overdue() => End::Gone,
         _ = &mut writing => End::Gone,
     };
 
@@ -212,19 +260,19 @@ pub async fn serve(daemon: Rc<Daemon>, stream: UnixStream) {
 }
 
 /// Reads frames and starts what they ask for.
-async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, mut socket: OwnedReadHalf) -> End {
-    let mut decoder = Decoder::new(Limits::default());
-    let mut buffer = vec![0; 16 * 1024];
+async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, socket: OwnedReadHalf) -> End {
+    let mut input = Input::new(socket);
     let mut due: Option<Instant> = None;
     let mut turn = 0;
     loop {
         loop {
-            match decoder.next_frame() {
+            match input.decoder.next_frame() {
                 Ok(Some(frame)) => {
                     due = None;
-                    if take(daemon, connection, &frame).await.is_err() {
+                    if take(daemon, connection, &frame, &mut input).await.is_err() {
                         return End::Done;
                     }
+                    input.decoder.set_limits(connection.limits());
                     // A few requests a turn: a read may hold hundreds, and notifications are not
                     // slowed by their responses.
                     turn = (turn + 1) % REQUESTS_A_TURN;
@@ -234,25 +282,26 @@ async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, mut socket: Owne
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    let id = scan::salvage_id(decoder.unfinished_payload());
                     let error = ErrorInfo::new(ErrorCode::InvalidRequest, error.to_string());
-                    connection.outgoing.push(refusal(id, error));
-                    return End::Done;
+                    return input.refuse(connection, error);
                 }
             }
         }
-        let reading = socket.read(&mut buffer);
-        let count = if decoder.is_mid_frame() {
+        if input.has_stray_descriptors() {
+            return End::Done;
+        }
+        input.share(daemon).await;
+        let is_mid_frame = input.decoder.is_mid_frame();
+        let reading = input.read(connection.serves_descriptors());
+        let count = if is_mid_frame {
             let due = *due.get_or_insert_with(|| Instant::now() + FRAME_TIMEOUT);
             match tokio::time::timeout_at(due, reading).await {
                 Ok(count) => count,
                 Err(_) => {
-                    let id = scan::salvage_id(decoder.unfinished_payload());
                     let seconds = FRAME_TIMEOUT.as_secs();
                     let text = format!("a frame did not arrive whole within {seconds} s");
                     let error = ErrorInfo::new(ErrorCode::Timeout, text).reason("slow_frame");
-                    connection.outgoing.push(refusal(id, error));
-                    return End::Done;
+                    return input.refuse(connection, error);
                 }
             }
         } else {
@@ -261,13 +310,19 @@ async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, mut socket: Owne
         match count {
             Ok(0) => return End::Done,
             Err(_) => return End::Gone,
-            Ok(count) => decoder.feed(&buffer[..count]),
+            Ok(count) => input.feed(count),
         }
     }
 }
 
 /// Takes one frame. An error means that the connection must close.
-async fn take(daemon: &Rc<Daemon>, connection: &Rc<Connection>, frame: &Frame) -> Result<(), ()> {
+async fn take(
+    daemon: &Rc<Daemon>,
+    connection: &Rc<Connection>,
+    frame: &Frame,
+    input: &mut Input,
+) -> Result<(), ()> {
+    let held = input.held.take();
     let refuse = |text: String| {
         let id = scan::salvage_id(&frame.payload);
         let known = id.is_some();
@@ -279,12 +334,15 @@ async fn take(daemon: &Rc<Daemon>, connection: &Rc<Connection>, frame: &Frame) -
         // A service that does not speak the protocol is not worth keeping.
         let response = Response::decode(&frame.payload, &Limits::default()).map_err(drop)?;
         if let Some(service) = daemon.services.served_by(connection.number) {
-            service.answered(response);
+            service.answered(response, held);
         }
         return Ok(());
     }
+    if frame.kind == FrameKind::StreamChunk && connection.has_served.get() {
+        return service_stream::take(connection, frame, &mut input.arrived).await;
+    }
     if frame.kind != FrameKind::Request {
-        refuse("a client sends request frames only, and responses where it serves".into());
+        refuse("a client sends request frames only, and others where it serves".into());
         return Err(());
     }
     let request = match Request::decode(&frame.payload, &Limits::default()) {
@@ -309,12 +367,17 @@ async fn take(daemon: &Rc<Daemon>, connection: &Rc<Connection>, frame: &Frame) -
         let freed = connection.outgoing.freed.notified();
         freed.await;
     }
-    start(daemon, connection, request).await;
+    start(daemon, connection, request, held).await;
     Ok(())
 }
 
 /// Starts a request; what cannot finish at once goes on beside the reader.
-async fn start(daemon: &Rc<Daemon>, connection: &Rc<Connection>, request: Request) {
+async fn start(
+    daemon: &Rc<Daemon>,
+    connection: &Rc<Connection>,
+    request: Request,
+    held: Option<Held>,
+) {
     let id = request.id.clone();
     let meta = request.meta.as_ref();
     let intent = meta.and_then(|meta| meta.correlation_id.clone());
@@ -329,7 +392,7 @@ async fn start(daemon: &Rc<Daemon>, connection: &Rc<Connection>, request: Reques
         connection.outgoing.push(refusal(Some(id.clone()), error));
         return;
     }
-    let mut work = Box::pin(daemon.router.take(daemon, connection, request));
+    let mut work = Box::pin(daemon.router.take(daemon, connection, request, held));
     let now = std::future::poll_fn(|context| Poll::Ready(work.as_mut().poll(context)));
     match now.await {
         Poll::Ready(frame) => connection.outgoing.push(frame),

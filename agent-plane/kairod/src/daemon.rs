@@ -17,12 +17,14 @@ use crate::events::{EventBus, map};
 use crate::grant_file::GrantFile;
 use crate::idempotency::Keys;
 use crate::intents::{Intent, Intents, Status};
+use crate::large_frames::LargeFrames;
 use crate::permission::grant::Now;
 use crate::permission::policy::Policy;
 use crate::permission::{Class, Decision, DeviceLimits, Right, Table};
 use crate::plane::{Plane, SharedPlane};
 use crate::router::{Permission, Router};
-use crate::services::Services;
+use crate::service_stream::Places;
+use crate::services::{Service, Services};
 use crate::topics;
 
 /// How often a kairod that ends looks whether it is done.
@@ -51,6 +53,10 @@ pub struct Daemon {
     pub intents: RefCell<Intents>,
     /// Methods that other processes serve.
     pub services: Services,
+    /// Memory for large frames.
+    pub large_frames: LargeFrames,
+    /// Places for streams that services serve.
+    pub stream_places: Places,
     /// Open connections by number.
     pub connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     /// Connections refused because there were too many.
@@ -93,6 +99,8 @@ impl Daemon {
             idempotency: Rc::default(),
             intents: RefCell::default(),
             services: Services::default(),
+            large_frames: LargeFrames::default(),
+            stream_places: Places::default(),
             connections: RefCell::default(),
             refused_connections: Cell::new(0),
             grants_changed: Notify::new(),
@@ -136,6 +144,11 @@ impl Daemon {
         }
         for connection in all() {
             connection.cancel_all();
+        }
+        let text = "kairod is stopping; the stream ends here";
+        let stopping = ErrorInfo::new(ErrorCode::Unavailable, text).reason("draining");
+        for service in self.services.all() {
+            service.end_streams(&stopping);
         }
         // Subscriptions deliver the last events in turns of their own.
         tokio::time::sleep(DRAIN_STEP).await;
@@ -366,6 +379,7 @@ impl Daemon {
             if !self.may_serve(&service.connection, &service.namespace) {
                 self.service_gone(&service.connection, "revoked");
             }
+            self.reconsider_streams(&service);
         }
         let connections = self.connections.borrow();
         let may = |number: u64, device: &str| {
@@ -373,6 +387,30 @@ impl Daemon {
             holder.is_none_or(|holder| self.may(holder, Right::DeviceClaim, device))
         };
         self.plane.borrow_mut().reconsider(may);
+    }
+
+    /// Ends the streams of `service` whose callers may not call their methods any more.
+    fn reconsider_streams(&self, service: &Service) {
+        let streams: Vec<_> = service
+            .connection
+            .streams
+            .borrow()
+            .values()
+            .cloned()
+            .collect();
+        for stream in streams {
+            let (method, right) = (&stream.method, Right::MethodCall);
+            let classes = method.permission.classes();
+            let decision = self.decide(&stream.caller, right, &method.name, classes);
+            if !decision.allowed {
+                stream.end(Some(self.denied(
+                    &stream.caller,
+                    right,
+                    &method.name,
+                    &decision,
+                )));
+            }
+        }
     }
 
     /// The quotas of a user. There are as many as users that ever connected.

@@ -22,8 +22,11 @@ use crate::audit::{self, Audited};
 use crate::connection::Connection;
 use crate::daemon::Daemon;
 use crate::idempotency::{self, Begin};
+use crate::large_frames::Held;
+use crate::outgoing::Item;
 use crate::permission::{Class, DeviceLimits, Right};
-use crate::services::{Served, Service};
+use crate::service_stream::Opening;
+use crate::services::{Beside, Served, Service};
 use crate::spelling;
 
 /// Longest that any request may take, whatever deadline its caller allows.
@@ -98,8 +101,16 @@ impl Call {
     }
 }
 
+/// An encoded result.
+#[derive(Debug)]
+pub struct Encoded {
+    bytes: Vec<u8>,
+    /// Its share of the large frames, if it is one.
+    held: Option<Held>,
+}
+
 /// A request being worked on; gives the encoded result.
-pub type Work = Pin<Box<dyn Future<Output = Result<Vec<u8>, ErrorInfo>>>>;
+pub type Work = Pin<Box<dyn Future<Output = Result<Encoded, ErrorInfo>>>>;
 type Handler = Box<dyn Fn(Call, Value) -> Result<Work, ErrorInfo>>;
 
 /// What a row's parameters name that the caller needs a right to.
@@ -318,11 +329,12 @@ fn check_duplicates(value: &Value) -> Result<(), ErrorInfo> {
 }
 
 /// A result as it travels.
-fn encode<R: Serialize>(name: &str, result: &R) -> Result<Vec<u8>, ErrorInfo> {
-    rmp_serde::to_vec_named(result).map_err(|error| {
+fn encode<R: Serialize>(name: &str, result: &R) -> Result<Encoded, ErrorInfo> {
+    let bytes = rmp_serde::to_vec_named(result).map_err(|error| {
         let text = format!("the result of {name} cannot be encoded: {error}");
         ErrorInfo::new(ErrorCode::Internal, text)
-    })
+    })?;
+    Ok(Encoded { bytes, held: None })
 }
 
 /// The table, and what passed through it.
@@ -418,18 +430,18 @@ impl Router {
                 let work = Self::start(daemon, connection, method, meta, params)?;
                 Ok(Box::pin(async move {
                     let result = work.await?;
-                    ticket.done(&result);
+                    ticket.done(&result.bytes);
                     Ok(result)
                 }))
             }
-            Begin::Done(result) => Ok(Box::pin(async move { Ok(result) })),
+            Begin::Done(bytes) => Ok(Box::pin(async move { Ok(Encoded { bytes, held: None }) })),
             Begin::Running(ended) => {
                 let keys = Rc::clone(&daemon.idempotency);
                 let key = key.to_string();
                 Ok(Box::pin(async move {
                     ended.notified().await;
                     match keys.begin(&owner, &key, print)? {
-                        Begin::Done(result) => Ok(result),
+                        Begin::Done(bytes) => Ok(Encoded { bytes, held: None }),
                         // The first failed: this caller may try again, as itself.
                         Begin::First(_) | Begin::Running(_) => {
                             let text = "the request under this idempotency_key failed; try again";
@@ -447,6 +459,7 @@ impl Router {
         daemon: &Rc<Daemon>,
         connection: &Rc<Connection>,
         request: Request,
+        held: Option<Held>,
     ) -> Result<Work, ErrorInfo> {
         if daemon.is_draining() {
             let error = ErrorInfo::new(ErrorCode::Unavailable, "kairod is stopping; try again");
@@ -457,12 +470,16 @@ impl Router {
             Err(unknown) => {
                 return match daemon.services.find(&request.method) {
                     Some((service, method)) => {
-                        start_served(daemon, connection, &service, &method, request)
+                        start_served(daemon, connection, (&service, &method), request, held)
                     }
                     None => Err(unknown),
                 };
             }
         };
+        if held.is_some() {
+            let text = format!("{} takes no large request: only services do", method.name);
+            return Err(ErrorInfo::new(ErrorCode::Limit, text).reason("too_large"));
+        }
         daemon.require_method(connection, method.name, method.permission)?;
         let meta = request.meta.unwrap_or_default();
         check_meta(&meta)?;
@@ -488,14 +505,16 @@ impl Router {
         daemon: &Rc<Daemon>,
         connection: &Rc<Connection>,
         request: Request,
-    ) -> impl Future<Output = Vec<u8>> + 'static {
+        held: Option<Held>,
+    ) -> impl Future<Output = Item> + 'static {
         self.requests.set(self.requests.get() + 1);
         let id = request.id.clone();
         let name = request.method.clone();
         let deadline = request.meta.as_ref().and_then(|meta| meta.deadline_ms);
         let allowed = deadline.map_or(LONGEST, |ms| Duration::from_millis(ms).min(LONGEST));
-        let started = self.check(daemon, connection, request);
+        let started = self.check(daemon, connection, request, held);
         let daemon = Rc::clone(daemon);
+        let limits = connection.limits();
         async move {
             let result = match started {
                 Ok(work) => tokio::time::timeout(allowed, work)
@@ -503,12 +522,12 @@ impl Router {
                     .unwrap_or_else(|_| Err(too_late(&name, allowed))),
                 Err(error) => Err(error),
             };
-            match result.and_then(|result| answer(&name, id.as_ref(), &result)) {
-                Ok(frame) => frame,
+            match result.and_then(|result| answer(&name, id.as_ref(), result, limits)) {
+                Ok(item) => item,
                 Err(error) => {
                     let refusals = &daemon.router.refusals;
                     refusals.set(refusals.get() + 1);
-                    refusal(id, error)
+                    refusal(id, error).into()
                 }
             }
         }
@@ -594,9 +613,9 @@ impl Drop for Noting {
 fn start_served(
     daemon: &Rc<Daemon>,
     connection: &Rc<Connection>,
-    service: &Rc<Service>,
-    method: &Served,
+    (service, method): (&Rc<Service>, &Served),
     request: Request,
+    held: Option<Held>,
 ) -> Result<Work, ErrorInfo> {
     daemon.require_method(connection, &method.name, method.permission)?;
     let meta = request.meta.unwrap_or_default();
@@ -612,28 +631,48 @@ fn start_served(
         );
         return Err(ErrorInfo::new(ErrorCode::Unsupported, text).reason("idempotency_key"));
     }
-    let params = request.params.unwrap_or_else(|| Value::Map(Vec::new()));
+    let mut params = request.params.unwrap_or_else(|| Value::Map(Vec::new()));
+    check_duplicates(&params)?;
+    let begin = |params| Opening::begin(daemon, connection, service, method, params, &meta);
+    let opening = method.stream.then(|| begin(&mut params)).transpose()?;
     if method.params["additionalProperties"] == false {
         check_keys(&method.name, &method.params, &params)?;
     }
-    check_duplicates(&params)?;
     let caller = connection.identity.view(connection.number);
-    let pending = service.ask(&method.name, params, &meta, &caller)?;
+    let stream = opening.as_ref().and_then(Opening::terms);
+    let beside = Beside { stream, held };
+    let pending = service.ask(&method.name, params, &meta, &caller, beside)?;
     let name = method.name.clone();
-    Ok(Box::pin(
-        async move { encode(&name, &pending.result().await?) },
-    ))
+    Ok(Box::pin(async move {
+        let (result, held) = pending.result().await?;
+        let result = match opening {
+            Some(opening) => opening.open(result)?,
+            None => result,
+        };
+        let bytes = encode(&name, &result)?.bytes;
+        Ok(Encoded { bytes, held })
+    }))
 }
 
 /// The frame of a result; empty for a notification, which gets no response.
-fn answer(name: &str, id: Option<&Id>, result: &[u8]) -> Result<Vec<u8>, ErrorInfo> {
+fn answer(
+    name: &str,
+    id: Option<&Id>,
+    result: Encoded,
+    mut limits: Limits,
+) -> Result<Item, ErrorInfo> {
     let Some(id) = id else {
-        return Ok(Vec::new());
+        return Ok(Item::default());
     };
-    message::response_frame(id, result, &Limits::default()).map_err(|error| {
+    if result.held.is_none() {
+        // What has no share of the memory for large frames may not become one.
+        limits = Limits::default();
+    }
+    let frame = message::response_frame(id, &result.bytes, &limits).map_err(|error| {
         let text = format!("the result of {name} cannot be sent: {error}");
         ErrorInfo::new(ErrorCode::Limit, text).reason("result_too_large")
-    })
+    })?;
+    Ok(Item::holding(frame, result.held))
 }
 
 fn too_late(name: &str, allowed: Duration) -> ErrorInfo {

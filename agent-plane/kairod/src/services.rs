@@ -13,11 +13,13 @@ use std::time::Duration;
 
 use kairo_wire::frame::HEADER_BYTES;
 use kairo_wire::message::{Message, Meta};
-use kairo_wire::{ErrorCode, ErrorInfo, Id, Limits, Request, Response, Value, scan};
+use kairo_wire::{ErrorCode, ErrorInfo, Id, Limits, Request, Response, StreamTerms, Value, scan};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::connection::Connection;
+use crate::large_frames::Held;
+use crate::outgoing::Item;
 use crate::router::Permission;
 use crate::views::Peer;
 
@@ -66,6 +68,8 @@ pub struct Served {
     pub params: serde_json::Value,
     /// JSON Schema of the result.
     pub result: serde_json::Value,
+    /// Whether a call of it opens a stream.
+    pub stream: bool,
 }
 
 /// A process that serves a namespace.
@@ -138,6 +142,7 @@ impl Service {
         params: Value,
         meta: &Meta,
         caller: &Peer,
+        beside: Beside,
     ) -> Result<Pending, ErrorInfo> {
         let busy = |text: String| {
             let error = ErrorInfo::new(ErrorCode::Busy, text).reason("service_busy");
@@ -163,9 +168,13 @@ impl Service {
             id: Id::Number(number),
             method,
             params,
-            meta: ForwardedMeta { meta, caller },
+            meta: ForwardedMeta {
+                meta,
+                caller,
+                stream: beside.stream,
+            },
         };
-        let limits = Limits::default();
+        let limits = self.connection.limits();
         let too_large = |why: String| {
             let text = format!("the request cannot be passed on: {why}");
             ErrorInfo::new(ErrorCode::Limit, text).reason("too_large")
@@ -177,7 +186,8 @@ impl Service {
         let scanned = scan::check(payload, limits.depth, limits.values);
         scanned.map_err(|error| too_large(error.to_string()))?;
         let outgoing = &self.connection.outgoing;
-        if !outgoing.has_room(frame.len()) {
+        // A large frame has room of its own.
+        if beside.held.is_none() && !outgoing.has_room(frame.len()) {
             let text = format!("{} does not read its requests", self.namespace);
             return Err(busy(text));
         }
@@ -186,7 +196,7 @@ impl Service {
         let caller = caller.connection;
         let waiting = Waiting { caller, tell };
         self.calls.borrow_mut().insert(number, waiting);
-        outgoing.push(frame);
+        outgoing.push(Item::holding(frame, beside.held));
         Ok(Pending {
             service: Rc::clone(self),
             number,
@@ -194,8 +204,16 @@ impl Service {
         })
     }
 
+    /// Ends every stream that it serves with `error`.
+    pub fn end_streams(&self, error: &ErrorInfo) {
+        let streams: Vec<_> = self.connection.streams.borrow().values().cloned().collect();
+        for stream in streams {
+            stream.end(Some(error.clone()));
+        }
+    }
+
     /// A response arrived from it. One that nobody waits for any more is dropped.
-    pub fn answered(&self, response: Response) {
+    pub fn answered(&self, response: Response, held: Option<Held>) {
         let Id::Number(number) = response.id else {
             return;
         };
@@ -203,7 +221,7 @@ impl Service {
             self.answered.set(self.answered.get() + 1);
             self.late_in_a_row.set(0);
             // The caller may just have gone.
-            let _ = waiting.tell.send(response);
+            let _ = waiting.tell.send((response, held));
         }
     }
 }
@@ -213,7 +231,16 @@ impl Service {
 struct Waiting {
     /// The connection of the caller.
     caller: u64,
-    tell: oneshot::Sender<Response>,
+    tell: oneshot::Sender<(Response, Option<Held>)>,
+}
+
+/// What goes with a call beside its parameters.
+#[derive(Debug, Default)]
+pub struct Beside {
+    /// The stream that it is to open.
+    pub stream: Option<StreamTerms>,
+    /// Its share of the large frames, if it is one.
+    pub held: Option<Held>,
 }
 
 /// A call that a service is working on. Dropped before its answer, the service is told that nobody
@@ -222,19 +249,22 @@ struct Waiting {
 pub struct Pending {
     service: Rc<Service>,
     number: i64,
-    answer: oneshot::Receiver<Response>,
+    answer: oneshot::Receiver<(Response, Option<Held>)>,
 }
 
 impl Pending {
-    /// The answer, within the service's time-out.
+    /// The answer, within the service's time-out, and its share if it is a large one.
     ///
     /// # Errors
     /// What the service answered, or that it did not.
-    pub async fn result(mut self) -> Result<Value, ErrorInfo> {
+    pub async fn result(mut self) -> Result<(Value, Option<Held>), ErrorInfo> {
         let service = Rc::clone(&self.service);
         let namespace = &service.namespace;
         match tokio::time::timeout(service.timeout, &mut self.answer).await {
-            Ok(Ok(response)) => response.into_result().map_err(within_bounds),
+            Ok(Ok((response, held))) => {
+                let result = response.into_result().map_err(within_bounds)?;
+                Ok((result, held))
+            }
             Ok(Err(_)) => {
                 let text = format!("the process that serves {namespace} ended during the call");
                 let error = ErrorInfo::new(ErrorCode::Unavailable, text);
@@ -276,7 +306,7 @@ impl Drop for Pending {
 }
 
 /// An error of a service, short enough to be passed on.
-fn within_bounds(mut error: ErrorInfo) -> ErrorInfo {
+pub fn within_bounds(mut error: ErrorInfo) -> ErrorInfo {
     if error.message.len() > MAX_ERROR_BYTES {
         let end = error.message.floor_char_boundary(MAX_ERROR_BYTES);
         error.message.truncate(end);
@@ -301,6 +331,8 @@ struct ForwardedMeta<'call, C> {
     #[serde(flatten)]
     meta: &'call Meta,
     caller: C,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<StreamTerms>,
 }
 
 impl<C: Serialize> Message for Forwarded<'_, C> {
@@ -363,6 +395,8 @@ impl Services {
         let service = self.served_by(connection)?;
         self.all.borrow_mut().remove(&service.namespace);
         service.calls.borrow_mut().clear();
+        let text = format!("what serves {} ended during the stream", service.namespace);
+        service.end_streams(&ErrorInfo::new(ErrorCode::Unavailable, text).reason("service_gone"));
         Some(service.namespace.clone())
     }
 

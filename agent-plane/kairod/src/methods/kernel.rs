@@ -1,6 +1,8 @@
 //! `kernel.*`: is it there, what does it offer, who am I to it.
 
 use kairo_link::MonoNs;
+use kairo_wire::frame::LARGE_CONTROL_BYTES;
+use kairo_wire::sealed::MAX_SEALED_BYTES;
 use kairo_wire::{ErrorCode, ErrorInfo, Id, Limits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,7 +19,7 @@ use crate::topics;
 use crate::views::Peer;
 
 /// Optional features that a client can ask for.
-const FEATURES: &[&str] = &["cancel", "credit"];
+const FEATURES: &[&str] = &["cancel", "credit", "large_frames", "descriptors"];
 
 pub fn methods() -> Vec<Method> {
     vec![
@@ -117,10 +119,15 @@ struct HelloLimits {
     outgoing_bytes: usize,
     /// How long a frame may take from first to last byte, ms.
     frame_timeout_ms: u64,
+    /// Longest request to a service and its response with `large_frames`, bytes.
+    large_control_bytes: usize,
+    /// Longest payload in a descriptor with `descriptors`, bytes.
+    descriptor_bytes: u64,
 }
 
 fn hello(call: &Call, params: &HelloParams) -> Hello {
     let asked = |feature: &&&str| params.features.iter().any(|asked| asked == **feature);
+    call.connection.negotiate(&params.features);
     let limits = Limits::default();
     Hello {
         protocol: u32::from(kairo_wire::frame::VERSION),
@@ -135,6 +142,8 @@ fn hello(call: &Call, params: &HelloParams) -> Hello {
             in_flight: MAX_IN_FLIGHT,
             outgoing_bytes: outgoing::LIMIT_BYTES,
             frame_timeout_ms: FRAME_TIMEOUT.as_millis() as u64,
+            large_control_bytes: LARGE_CONTROL_BYTES,
+            descriptor_bytes: MAX_SEALED_BYTES,
         },
         identity: call.connection.identity.view(call.connection.number),
     }
@@ -240,6 +249,10 @@ struct MethodView {
     since: &'static str,
     /// The connection of the process that serves it; none where kairod does.
     served_by: Option<u64>,
+    /// Whether a call of it opens a stream, and takes `policy` and `credit_bytes` beside its own
+    /// parameters. Only of what other processes serve.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    stream: bool,
     /// How it is audited: `no`, `before` (or it does not happen), `after`.
     audited: Audited,
     /// Whether an idempotency key holds for all connections of the caller's identity.
@@ -267,6 +280,7 @@ fn view(method: &Method) -> MethodView {
         stability: method.stability,
         since: method.since,
         served_by: None,
+        stream: false,
         audited: method.audited,
         idempotent_across_connections: method.across_connections,
         params: method.params.clone(),
@@ -285,6 +299,7 @@ fn served_view(service: &Service, method: &Served) -> MethodView {
         stability: Stability::Evolving,
         since: "",
         served_by: Some(service.connection.number),
+        stream: method.stream,
         audited: Audited::No,
         idempotent_across_connections: false,
         params: method.params.clone(),
