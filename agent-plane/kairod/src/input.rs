@@ -49,9 +49,11 @@ impl Input {
 
     /// Waits for a share of the large frames, if the frame under way is one and has none.
     pub async fn share(&mut self, daemon: &Daemon) {
-        let announced = self.decoder.announced();
-        if announced > Limits::default().control_bytes && self.held.is_none() {
-            self.held = daemon.large_frames.share(announced).await;
+        if let Some((kind, bytes)) = self.decoder.announced()
+            && bytes > Limits::default().control_bytes
+            && self.held.is_none()
+        {
+            self.held = daemon.large_frames.share(kind, bytes).await;
         }
     }
 

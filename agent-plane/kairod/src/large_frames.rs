@@ -8,18 +8,24 @@
 //! a frame must arrive, and be read by whom it is for, within [`PATIENCE`]. kairod's own methods
 //! take no large requests and give no large results: only what services serve can be large.
 //!
+//! Requests and responses have a total each. Requests that wait for a service would otherwise hold
+//! what its responses need, and a service that writes one of those reads no request meanwhile.
+//!
 //! A frame on its way is in memory up to three times (as it came, taken apart, as it goes on), so
-//! all of them together cost at most three times [`TOTAL_BYTES`].
+//! all of them together cost at most six times [`TOTAL_BYTES`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use kairo_wire::FrameKind;
+use kairo_wire::frame::LARGE_CONTROL_BYTES;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::connection::FRAME_TIMEOUT;
 
-/// Bytes of large frames in kairod at once: two of the longest.
-pub const TOTAL_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of large requests in kairod at once, and of large responses: one of the longest, or
+/// several.
+pub const TOTAL_BYTES: usize = LARGE_CONTROL_BYTES;
 /// How long a peer may take to read one.
 pub const PATIENCE: Duration = FRAME_TIMEOUT;
 /// What shares are counted in, bytes.
@@ -30,39 +36,52 @@ pub type Held = OwnedSemaphorePermit;
 
 /// What all connections together may have.
 #[derive(Debug)]
-pub struct LargeFrames(Arc<Semaphore>);
+pub struct LargeFrames {
+    requests: Arc<Semaphore>,
+    responses: Arc<Semaphore>,
+}
 
 impl Default for LargeFrames {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(TOTAL_BYTES / UNIT_BYTES)))
+        let total = || Arc::new(Semaphore::new(TOTAL_BYTES / UNIT_BYTES));
+        Self {
+            requests: total(),
+            responses: total(),
+        }
     }
 }
 
 impl LargeFrames {
-    /// A share of so many bytes, once there is one.
-    pub async fn share(&self, bytes: usize) -> Option<Held> {
+    /// A share for a frame of so many bytes, once there is one.
+    pub async fn share(&self, kind: FrameKind, bytes: usize) -> Option<Held> {
+        let all = match kind {
+            FrameKind::Response => &self.responses,
+            _ => &self.requests,
+        };
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).ok()?;
         // Fails only when closed, and nobody closes it.
-        Arc::clone(&self.0).acquire_many_owned(units).await.ok()
+        Arc::clone(all).acquire_many_owned(units).await.ok()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kairo_wire::frame::LARGE_CONTROL_BYTES;
 
     #[tokio::test]
-    async fn all_frames_together_stay_within_the_total() {
+    async fn requests_together_stay_within_their_total_and_take_nothing_from_responses() {
         let frames = LargeFrames::default();
-        let mut held = Vec::new();
-        for _ in 0..TOTAL_BYTES / LARGE_CONTROL_BYTES {
-            held.push(frames.share(LARGE_CONTROL_BYTES).await.unwrap());
-        }
-        let mut next = Box::pin(frames.share(LARGE_CONTROL_BYTES));
+        let (request, half) = (FrameKind::Request, TOTAL_BYTES / 2);
+        let held = [
+            frames.share(request, half).await.unwrap(),
+            frames.share(request, half).await.unwrap(),
+        ];
+        let mut next = Box::pin(frames.share(request, 1));
         let waits = tokio::time::timeout(Duration::from_millis(1), &mut next).await;
         assert!(waits.is_err());
-        held.pop();
+        let response = frames.share(FrameKind::Response, TOTAL_BYTES).await;
+        assert!(response.is_some());
+        drop(held);
         assert!(next.await.is_some());
     }
 }

@@ -211,14 +211,11 @@ impl Decoder {
         self.limits = limits;
     }
 
-    /// The payload that the frame under way announces, bytes; 0 before its header is whole. Its
-    /// header has passed the limits once [`Decoder::next_frame`] gave none.
-    pub fn announced(&self) -> usize {
+    /// What the frame under way announces: its kind, and the bytes of its payload; none before its
+    /// header is whole.
+    pub fn announced(&self) -> Option<(FrameKind, usize)> {
         let rest = &self.buffer[self.start..];
-        match rest.first_chunk::<HEADER_BYTES>() {
-            Some([_, _, _, _, length @ ..]) => u32::from_be_bytes(*length) as usize,
-            None => 0,
-        }
+        parse_header(*rest.first_chunk()?, &self.limits).ok()
     }
 
     /// Whether a frame has begun and is not complete.
