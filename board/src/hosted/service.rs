@@ -127,6 +127,11 @@ impl Service {
         child.kill().map_err(|source| self.error("kill", source))
     }
 
+    /// The number of its process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        lock(&self.state).child.as_ref().map(Child::id)
+    }
+
     /// How often it was started again after dying.
     pub fn restarts(&self) -> u32 {
         lock(&self.state).restarts

@@ -23,14 +23,16 @@ from .errors import (
     Unavailable, Unencodable, Unsupported, WrongShape,
 )
 from .introspection import Method
-from .messages import Chunk, Event, Gap
+from .messages import Asked, Chunk, Event, Gap
+from .sealed import Sealed
+from .service import Service, Stream
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Backlog", "Busy", "Canceled", "CannotConnect", "Chunk", "Claim", "Client", "Conflict",
+    "Asked", "Backlog", "Busy", "Canceled", "CannotConnect", "Chunk", "Claim", "Client", "Conflict",
     "ConnectionLost", "DeadlineExceeded", "Endpoint", "EndpointError", "Event", "FrameError",
     "Gap", "Internal", "InvalidParams", "InvalidRequest", "KairoError", "Limit", "Malformed",
     "MessageTooLong", "Method", "NotFound", "PermissionDenied", "ProtocolError", "Refused",
-    "Subscription", "Timeout", "Unavailable", "Unencodable", "Unsupported", "WrongShape",
+    "Sealed", "Service", "Stream", "Subscription", "Timeout", "Unavailable", "Unencodable", "Unsupported", "WrongShape",
 ]
