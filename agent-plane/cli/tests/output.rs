@@ -127,8 +127,7 @@ fn sample_chunk() -> StreamChunk {
         seq: 0,
         offset: 0,
         data: rmp_serde::to_vec_named(&sample()).unwrap(),
-        end: false,
-        gap: None,
+        ..StreamChunk::default()
     }
 }
 

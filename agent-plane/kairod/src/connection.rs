@@ -11,8 +11,10 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use kairo_wire::flow::WINDOW_BYTES;
+use kairo_wire::frame::LARGE_CONTROL_BYTES;
 use kairo_wire::message::{Message, MessageError};
-use kairo_wire::{Decoder, ErrorInfo, Frame, FrameKind, Id, Limits, Request, Response, scan};
+use kairo_wire::{ErrorInfo, Frame, FrameKind, Id, Limits, Request, Response, scan};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
@@ -22,9 +24,12 @@ use crate::daemon::Daemon;
 use crate::held::Held;
 use crate::idempotency;
 use crate::identity::Identity;
-use crate::outgoing::Outgoing;
+use crate::input::Input;
+use crate::large_frames::Share;
+use crate::outgoing::{Item, Outgoing};
 use crate::reasons::Reason;
 use crate::router::refusal;
+use crate::service_stream::{self, ServiceStream};
 use crate::socket::Socket;
 use crate::subscription::Subscription;
 
@@ -52,6 +57,10 @@ pub struct Connection {
     pub next_call: Cell<i64>,
     /// An event said that it began, and another has to say that it ended.
     pub told: Cell<bool>,
+    /// Streams that it serves, by the number of the call that opened them.
+    pub streams: RefCell<BTreeMap<i64, Rc<ServiceStream>>>,
+    /// What it negotiated.
+    pub features: Cell<Features>,
     /// Its subscriptions by name.
     pub subscriptions: RefCell<BTreeMap<String, Rc<Subscription>>>,
     /// Subscriptions ever made, for their names.
@@ -73,6 +82,15 @@ pub struct Connection {
     notifications: Cell<u64>,
 }
 
+/// What a connection negotiated, beside what everybody has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Requests and responses may be longer.
+    pub large_frames: bool,
+    /// Payloads may be in descriptors.
+    pub descriptors: bool,
+}
+
 /// What a request under way is known by: a notification has no id, and can be called off too.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
@@ -92,7 +110,7 @@ struct Running {
 
 /// Why a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum End {
+pub enum End {
     /// Nobody is there any more to write to.
     Gone,
     /// The peer sends nothing more, or sent what cannot be answered further. It may still read.
@@ -108,6 +126,8 @@ impl Connection {
             has_served: Cell::new(false),
             next_call: Cell::new(1),
             told: Cell::new(false),
+            streams: RefCell::default(),
+            features: Cell::default(),
             subscriptions: RefCell::default(),
             next_subscription: Cell::new(1),
             tasks: RefCell::default(),
@@ -119,6 +139,31 @@ impl Connection {
             turned_out: Notify::new(),
             running: RefCell::default(),
             notifications: Cell::new(0),
+        }
+    }
+
+    /// Adds what it asks for to what it has negotiated. Nothing is taken back: frames may be on
+    /// their way.
+    pub fn negotiate(&self, asked: &[String]) {
+        let has = |name: &str| asked.iter().any(|asked| asked == name);
+        let before = self.features.get();
+        self.features.set(Features {
+            large_frames: before.large_frames || has("large_frames"),
+            descriptors: before.descriptors || has("descriptors"),
+        });
+    }
+
+    /// What it may send, and be sent.
+    pub fn limits(&self) -> Limits {
+        let usual = Limits::default();
+        Limits {
+            control_bytes: match self.features.get().large_frames {
+                true => LARGE_CONTROL_BYTES,
+                false => usual.control_bytes,
+            },
+            // No service has credit for more.
+            chunk_bytes: WINDOW_BYTES as usize,
+            ..usual
         }
     }
 
@@ -228,14 +273,19 @@ impl Connection {
     }
 
     /// A request that was under way ended with this frame.
-    fn ended(&self, frame: Vec<u8>, is_urgent: bool) {
+    fn ended(&self, item: impl Into<Item>, is_urgent: bool) {
         match is_urgent {
             true => self.held.urgent_ended(),
             false => self.in_flight.set(self.in_flight.get() - 1),
         }
-        self.outgoing.push(frame);
+        self.outgoing.push(item);
         // Also when there was nothing to write: somebody may wait for the place.
         self.outgoing.freed.notify_waiters();
+    }
+
+    /// Whether descriptors may come from it: from what serves streams, where it negotiated them.
+    fn serves_descriptors(&self) -> bool {
+        self.has_served.get() && self.features.get().descriptors
     }
 
     /// Runs `task` until it ends or the connection does.
@@ -269,6 +319,7 @@ pub async fn serve(daemon: Rc<Daemon>, stream: UnixStream) {
         end = read(&daemon, &connection, &socket) => end,
         () = connection.identity.ended() => End::Gone,
         () = connection.turned_out.notified() => End::Gone,
+        () = connection.outgoing.overdue() => End::Gone,
         _ = &mut writing => End::Gone,
     };
 
@@ -290,9 +341,7 @@ pub async fn serve(daemon: Rc<Daemon>, stream: UnixStream) {
 
 /// What has come of a connection's bytes.
 struct Reading<'connection> {
-    socket: &'connection Socket,
-    buffer: Vec<u8>,
-    decoder: Decoder,
+    input: Input<'connection>,
     /// When the frame that has begun must be whole.
     due: Option<Instant>,
     /// The peer sends nothing more.
@@ -304,9 +353,7 @@ struct Reading<'connection> {
 /// Reads frames and starts what they ask for.
 async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, socket: &Socket) -> End {
     let mut reading = Reading {
-        socket,
-        buffer: vec![0; 16 * 1024],
-        decoder: Decoder::new(Limits::default()),
+        input: Input::new(socket),
         due: None,
         is_over: false,
         begun: 0,
@@ -317,20 +364,23 @@ async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, socket: &Socket)
             return End::Done;
         }
         if !held.is_full() {
-            match reading.decoder.next_frame() {
+            match reading.input.decoder.next_frame() {
                 Ok(Some(frame)) => {
                     reading.due = None;
                     connection.has_spoken.set(true);
-                    if take(daemon, connection, frame).await.is_err() {
+                    let input = &mut reading.input;
+                    if take(daemon, connection, frame, input).await.is_err() {
                         return End::Done;
                     }
+                    reading.input.decoder.set_limits(connection.limits());
                     reading.rest().await;
                     continue;
                 }
+                Ok(None) if reading.input.has_stray_descriptors() => return End::Done,
                 Ok(None) => {}
                 Err(error) => {
                     let error = Reason::Malformed.error(error.to_string());
-                    return reading.give_up(connection, error);
+                    return reading.input.refuse(connection, error);
                 }
             }
         }
@@ -343,8 +393,9 @@ async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, socket: &Socket)
             connection.place().await;
             continue;
         }
+        reading.input.have_share(daemon).await;
         let more = tokio::select! {
-            more = reading.more() => more,
+            more = reading.more(connection.serves_descriptors()) => more,
             // What waits is begun as soon as it may, whether anything more comes or not.
             () = connection.place(), if !held.is_empty() => continue,
         };
@@ -355,7 +406,7 @@ async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, socket: &Socket)
                 let seconds = FRAME_TIMEOUT.as_secs();
                 let text = format!("a frame did not arrive whole within {seconds} s");
                 let error = Reason::SlowFrame.error(text);
-                return reading.give_up(connection, error);
+                return reading.input.refuse(connection, error);
             }
         }
     }
@@ -363,21 +414,21 @@ async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, socket: &Socket)
 
 impl Reading<'_> {
     /// Waits for bytes; none when the frame that has begun is late.
-    async fn more(&mut self) -> Option<std::io::Result<usize>> {
-        if !self.decoder.is_mid_frame() {
-            return Some(self.socket.read(&mut self.buffer).await);
+    async fn more(&mut self, descriptors: bool) -> Option<std::io::Result<usize>> {
+        if !self.input.decoder.is_mid_frame() {
+            return Some(self.input.read(descriptors).await);
         }
         let due = *self
             .due
             .get_or_insert_with(|| Instant::now() + FRAME_TIMEOUT);
-        let reading = self.socket.read(&mut self.buffer);
+        let reading = self.input.read(descriptors);
         tokio::time::timeout_at(due, reading).await.ok()
     }
 
     /// So many bytes came.
     fn fed(&mut self, count: usize) {
         self.is_over = count == 0;
-        self.decoder.feed(&self.buffer[..count]);
+        self.input.feed(count);
     }
 
     /// A few requests a turn: a read may hold hundreds, and notifications are not slowed by their
@@ -387,13 +438,6 @@ impl Reading<'_> {
         if self.begun == 0 {
             tokio::task::yield_now().await;
         }
-    }
-
-    /// Refuses the frame that has begun, where it says its id.
-    fn give_up(&self, connection: &Connection, error: ErrorInfo) -> End {
-        let id = scan::salvage_id(self.decoder.unfinished_payload());
-        connection.outgoing.push(refusal(id, error));
-        End::Done
     }
 }
 
@@ -407,24 +451,33 @@ async fn begin_held(
         && let Some(payload) = connection.held.pop()
     {
         let request = Request::decode(&payload, &Limits::default());
-        begin(daemon, connection, request, &payload).await?;
+        begin(daemon, connection, request, &payload, None).await?;
         reading.rest().await;
     }
     Ok(())
 }
 
 /// Takes one frame. An error means that the connection must close.
-async fn take(daemon: &Rc<Daemon>, connection: &Rc<Connection>, frame: Frame) -> Result<(), ()> {
+async fn take(
+    daemon: &Rc<Daemon>,
+    connection: &Rc<Connection>,
+    frame: Frame,
+    input: &mut Input<'_>,
+) -> Result<(), ()> {
+    let share = input.share.take();
     if frame.kind == FrameKind::Response && connection.has_served.get() {
         // A service that does not speak the protocol is not worth keeping.
         let response = Response::decode(&frame.payload, &Limits::default()).map_err(drop)?;
         if let Some(service) = daemon.services.served_by(connection.number) {
-            service.answered(response);
+            service.answered(response, share);
         }
         return Ok(());
     }
+    if frame.kind == FrameKind::StreamChunk && connection.has_served.get() {
+        return service_stream::take(connection, &frame, &mut input.arrived).await;
+    }
     if frame.kind != FrameKind::Request {
-        let text = "a client sends request frames only, and responses where it serves";
+        let text = "a client sends request frames only, and others where it serves";
         refuse(connection, &frame.payload, text.into());
         return Err(());
     }
@@ -435,11 +488,18 @@ async fn take(daemon: &Rc<Daemon>, connection: &Rc<Connection>, frame: Frame) ->
             .held
             .lets_through(connection.outgoing.has_any_room())
     {
-        start(daemon, connection, request.clone(), true).await;
+        start(daemon, connection, request.clone(), share, true).await;
         return Ok(());
     }
     if connection.held.is_empty() && connection.has_place() {
-        return begin(daemon, connection, request, &frame.payload).await;
+        return begin(daemon, connection, request, &frame.payload, share).await;
+    }
+    if share.is_some() {
+        // It would wait with what is shared by all connections.
+        let text = "a large request is taken only while there is a place for it; send it again";
+        let error = Reason::LargeFrames.error_retried(text, 50);
+        connection.outgoing.push(refusal(request.ok().and_then(|request| request.id), error));
+        return Ok(());
     }
     // Back-pressure: nothing further is begun while responses pile up. Kept as bytes, because what
     // is made of them can be forty times as much.
@@ -466,10 +526,11 @@ async fn begin(
     connection: &Rc<Connection>,
     request: Result<Request, MessageError>,
     payload: &[u8],
+    share: Option<Share>,
 ) -> Result<(), ()> {
     match request {
         Ok(request) => {
-            start(daemon, connection, request, false).await;
+            start(daemon, connection, request, share, false).await;
             Ok(())
         }
         // The frame was whole and has an id: the next one may well be fine.
@@ -491,6 +552,7 @@ async fn start(
     daemon: &Rc<Daemon>,
     connection: &Rc<Connection>,
     request: Request,
+    share: Option<Share>,
     is_urgent: bool,
 ) {
     let id = request.id.clone();
@@ -507,7 +569,7 @@ async fn start(
         connection.outgoing.push(refusal(Some(id.clone()), error));
         return;
     }
-    let mut work = Box::pin(daemon.router.take(daemon, connection, request));
+    let mut work = Box::pin(daemon.router.take(daemon, connection, request, share));
     let now = std::future::poll_fn(|context| Poll::Ready(work.as_mut().poll(context)));
     match now.await {
         Poll::Ready(frame) => connection.outgoing.push(frame),

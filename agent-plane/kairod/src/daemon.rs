@@ -23,6 +23,7 @@ use crate::grant_file::GrantFile;
 use crate::grant_writer::GrantWriter;
 use crate::idempotency::Keys;
 use crate::intents::{Intent, Intents, Status};
+use crate::large_frames::LargeFrames;
 use crate::permission::grant::{Grant, Now};
 use crate::permission::policy::Policy;
 use crate::permission::{Class, Decision, DeviceLimits, Right, Table};
@@ -30,7 +31,8 @@ use crate::plane::{Plane, SharedPlane};
 use crate::reasons::Reason;
 use crate::router::{Permission, Router};
 use crate::sensors::Sensors;
-use crate::services::Services;
+use crate::service_stream::Places;
+use crate::services::{Service, Services};
 use crate::settings::Settings;
 use crate::spans::Tracer;
 
@@ -72,6 +74,10 @@ pub struct Daemon {
     pub intents: RefCell<Intents>,
     /// Methods that other processes serve.
     pub services: Services,
+    /// Memory for large frames.
+    pub large_frames: LargeFrames,
+    /// Places for streams that services serve.
+    pub stream_places: Places,
     /// Open connections by number.
     pub connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     /// Who gets a connection.
@@ -119,6 +125,8 @@ impl Daemon {
             idempotency: Rc::default(),
             intents: RefCell::default(),
             services: Services::default(),
+            large_frames: LargeFrames::default(),
+            stream_places: Places::default(),
             connections: RefCell::default(),
             admission: Admission::default(),
             grants_changed: Notify::new(),
@@ -168,6 +176,11 @@ impl Daemon {
             connection.cancel_all();
             self.service_gone(&connection, "kairod_stopped");
             self.session_ended(&connection, "kairod_stopped");
+        }
+        let text = "kairod is stopping; the stream ends here";
+        let stopping = Reason::Draining.error(text);
+        for service in self.services.all() {
+            service.end_streams(&stopping);
         }
         // Subscriptions deliver the last events in turns of their own.
         tokio::time::sleep(DRAIN_STEP).await;
@@ -408,6 +421,7 @@ impl Daemon {
             if !self.may_serve(&service.connection, &service.namespace) {
                 self.service_gone(&service.connection, "revoked");
             }
+            self.reconsider_streams(&service);
         }
         let connections = self.connections.borrow();
         let may = |number: u64, device: &str| {
@@ -415,6 +429,30 @@ impl Daemon {
             holder.is_none_or(|holder| self.may(holder, Right::DeviceClaim, device))
         };
         self.plane.borrow_mut().reconsider(may);
+    }
+
+    /// Ends the streams of `service` whose callers may not call their methods any more.
+    fn reconsider_streams(&self, service: &Service) {
+        let streams: Vec<_> = service
+            .connection
+            .streams
+            .borrow()
+            .values()
+            .cloned()
+            .collect();
+        for stream in streams {
+            let (method, right) = (&stream.method, Right::MethodCall);
+            let classes = method.permission.classes();
+            let decision = self.decide(&stream.caller, right, &method.name, classes);
+            if !decision.allowed {
+                stream.end(Some(self.denied(
+                    &stream.caller,
+                    right,
+                    &method.name,
+                    &decision,
+                )));
+            }
+        }
     }
 
     /// The quotas of a user. There are as many as users that ever connected.

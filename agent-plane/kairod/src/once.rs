@@ -23,7 +23,7 @@ use crate::daemon::Daemon;
 use crate::event_log;
 use crate::idempotency::{self, Begin, Fingerprint, KEPT_FOR, Ticket};
 use crate::reasons::Reason;
-use crate::router::{Keeping, Method, Router, Work, check_intent};
+use crate::router::{Encoded, Keeping, Method, Router, Work, check_intent};
 
 /// A key whose effect is written together with its result.
 #[derive(Debug)]
@@ -76,12 +76,12 @@ pub fn start(
     let print = idempotency::fingerprint(method.name, &params);
     let ticket = match daemon.idempotency.begin(&owner, key, print)? {
         Begin::First(ticket) => ticket,
-        Begin::Done(result) => return Ok(Box::pin(async move { Ok(result) })),
+        Begin::Done(result) => return Ok(Box::pin(async move { Ok(result.into()) })),
         Begin::Running(ended) => {
             let (daemon, key) = (Rc::clone(daemon), key.to_string());
             return Ok(Box::pin(async move {
                 ended.notified().await;
-                after_the_first(&daemon, &owner, &key, print)
+                after_the_first(&daemon, &owner, &key, print).map(Encoded::from)
             }));
         }
     };
@@ -94,7 +94,7 @@ pub fn start(
             Ok(Box::pin(async move {
                 let result = work.await;
                 match &result {
-                    Ok(result) => ticket.done(result),
+                    Ok(result) => ticket.done(&result.bytes),
                     Err(error) => ticket.failed(error),
                 }
                 result
@@ -167,7 +167,7 @@ async fn start_written(
     name: &'static str,
     meta: Meta,
     params: Value,
-) -> Result<Vec<u8>, ErrorInfo> {
+) -> Result<Encoded, ErrorInfo> {
     ticket.is_written(&daemon.bus);
     write(daemon, &key, None, ticket.forgotten()).await?;
     // While that was written, what allowed it may have ended.
@@ -185,9 +185,9 @@ async fn start_written(
     };
     match &result {
         Ok(result) => {
-            ticket.done(result);
+            ticket.done(&result.bytes);
             // It is done, whatever becomes of this: then the next kairod says that nobody knows.
-            let _ = write(daemon, &key, Some(result.clone()), Vec::new()).await;
+            let _ = write(daemon, &key, Some(result.bytes.clone()), Vec::new()).await;
         }
         Err(error) => ticket.failed(error),
     }

@@ -5,12 +5,20 @@
 //! room ([`Outgoing::has_any_room`]), but a few short urgent ones: so the queue holds at most
 //! [`LIMIT_BYTES`], one frame more, and the responses of the requests in flight. A peer that does
 //! not read fills its own queue and nothing else.
+//!
+//! A frame may have a payload beside it, in a descriptor ([`Item::attached`]); it is sent with the
+//! frame's first byte. A large frame holds its share of what all connections together may have
+//! ([`crate::large_frames`]); a peer that leaves one lying is let go ([`Outgoing::overdue`]).
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
+use kairo_wire::Sealed;
+use kairo_wire::flow::DESCRIPTOR_COST_BYTES;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
+use crate::large_frames::{self, Share};
 use crate::socket::Socket;
 
 /// Bytes a connection may have waiting before pushes are held back.
@@ -18,10 +26,52 @@ pub const LIMIT_BYTES: usize = 256 * 1024;
 /// Bytes of small frames that go into one write.
 const BATCH_BYTES: usize = 64 * 1024;
 
+/// A frame on its way, and what goes with it.
+#[derive(Debug, Default)]
+pub struct Item {
+    /// The frame.
+    pub frame: Vec<u8>,
+    /// The payload that it announces.
+    pub attached: Option<Sealed>,
+    /// Its share of the large frames, if it is one.
+    pub held: Option<Share>,
+    /// When a large one must have been written.
+    due: Option<Instant>,
+}
+
+impl From<Vec<u8>> for Item {
+    fn from(frame: Vec<u8>) -> Self {
+        Self {
+            frame,
+            ..Self::default()
+        }
+    }
+}
+
+impl Item {
+    /// A frame with its share of the large frames, if it is one.
+    pub fn holding(frame: Vec<u8>, held: Option<Share>) -> Self {
+        Self {
+            held,
+            ..Self::from(frame)
+        }
+    }
+
+    /// What it counts in the queue, bytes: a descriptor is a thing of which a process has few.
+    fn cost(&self) -> usize {
+        let beside = self.attached.as_ref().map_or(0, |_| DESCRIPTOR_COST_BYTES);
+        self.frame.len().max(beside as usize)
+    }
+}
+
 /// The queue.
 #[derive(Debug, Default)]
 pub struct Outgoing {
-    frames: RefCell<VecDeque<Vec<u8>>>,
+    frames: RefCell<VecDeque<Item>>,
+    /// When the large frame that is being written must have been.
+    writing_due: Cell<Option<Instant>>,
+    /// Rung by a large frame.
+    large: Notify,
     bytes: Cell<usize>,
     closed: Cell<bool>,
     filled: Notify,
@@ -43,12 +93,17 @@ impl Outgoing {
     }
 
     /// Appends a frame whatever the room is.
-    pub fn push(&self, frame: Vec<u8>) {
-        if self.closed.get() || frame.is_empty() {
+    pub fn push(&self, item: impl Into<Item>) {
+        let mut item = item.into();
+        if self.closed.get() || item.frame.is_empty() {
             return;
         }
-        self.bytes.set(self.bytes.get() + frame.len());
-        self.frames.borrow_mut().push_back(frame);
+        if item.held.is_some() {
+            item.due = Some(Instant::now() + large_frames::PATIENCE);
+            self.large.notify_one();
+        }
+        self.bytes.set(self.bytes.get() + item.cost());
+        self.frames.borrow_mut().push_back(item);
         self.filled.notify_one();
     }
 
@@ -57,38 +112,79 @@ impl Outgoing {
         self.bytes.get() < LIMIT_BYTES
     }
 
+    /// Returns when a large frame was not written in time.
+    pub async fn overdue(&self) {
+        loop {
+            let queued = self.frames.borrow().iter().find_map(|item| item.due);
+            match self.writing_due.get().or(queued) {
+                Some(due) if due <= Instant::now() => return,
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => self.large.notified().await,
+            }
+        }
+    }
+
+    /// Returns once less than `limit` bytes wait.
+    pub async fn room_below(&self, limit: usize) {
+        loop {
+            let freed = self.freed.notified();
+            tokio::pin!(freed);
+            // Registered before the check, so that room made in between is not missed.
+            freed.as_mut().enable();
+            if self.bytes.get() < limit {
+                return;
+            }
+            freed.await;
+        }
+    }
+
     /// Lets nothing more in; what waits is still written.
     pub fn close(&self) {
         self.closed.set(true);
         self.filled.notify_one();
     }
 
-    /// Moves frames that wait into `batch`, as many as go into one write; gives their bytes.
-    fn take(&self, batch: &mut Vec<u8>) -> usize {
+    /// Moves frames that wait into `batch`, as many as go into one write; gives what they count.
+    /// One with a payload beside it goes alone, and one that is as long as a write is moved.
+    fn take(&self, batch: &mut Item) -> usize {
         let mut frames = self.frames.borrow_mut();
-        while let Some(next) = frames.front()
-            && (batch.is_empty() || batch.len() + next.len() <= BATCH_BYTES)
-        {
-            batch.extend_from_slice(next);
-            frames.pop_front();
+        let mut count = 0;
+        while let Some(next) = frames.front() {
+            let alone = next.attached.is_some() || next.frame.len() >= BATCH_BYTES;
+            if count > 0 && (alone || batch.frame.len() + next.frame.len() > BATCH_BYTES) {
+                break;
+            }
+            count += next.cost();
+            let Some(next) = frames.pop_front() else {
+                break;
+            };
+            if alone {
+                *batch = next;
+                break;
+            }
+            batch.frame.extend_from_slice(&next.frame);
         }
-        batch.len()
+        self.writing_due.set(batch.due);
+        count
     }
 
     /// Writes frames until the queue is closed and empty, or the peer is gone. Small ones go
     /// together: a write costs more than they do.
     pub async fn write_to(&self, socket: &Socket) -> std::io::Result<()> {
-        let mut batch = Vec::new();
+        let mut batch = Item::default();
         loop {
             match self.take(&mut batch) {
                 0 if self.closed.get() => return socket.finish(),
                 0 => self.filled.notified().await,
                 count => {
-                    socket.write_all(&batch).await?;
+                    let beside = batch.attached.take();
+                    socket.write_all(&batch.frame, beside).await?;
                     // Counted until it is written: what is half-way through is memory too.
                     self.bytes.set(self.bytes.get().saturating_sub(count));
-                    batch.clear();
-                    batch.shrink_to(BATCH_BYTES);
+                    self.writing_due.set(None);
+                    (batch.held, batch.due) = (None, None);
+                    batch.frame.clear();
+                    batch.frame.shrink_to(BATCH_BYTES);
                     self.freed.notify_waiters();
                 }
             }
@@ -117,10 +213,10 @@ mod tests {
             queue.push(vec![0; length]);
         }
         let mut lengths = Vec::new();
-        let mut batch = Vec::new();
+        let mut batch = Item::default();
         while queue.take(&mut batch) > 0 {
-            lengths.push(batch.len());
-            batch.clear();
+            lengths.push(batch.frame.len());
+            batch.frame.clear();
         }
         assert_eq!(lengths, [30, BATCH_BYTES, 30]);
     }

@@ -22,10 +22,13 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::audit::{self, Audited};
 use crate::connection::Connection;
 use crate::daemon::Daemon;
+use crate::large_frames::Share;
 use crate::once::{self, Once};
+use crate::outgoing::Item;
 use crate::permission::{Class, DeviceLimits, Right};
 use crate::reasons::Reason;
-use crate::services::{Served, Service};
+use crate::service_stream::Opening;
+use crate::services::{Beside, Served, Service};
 use crate::spans::Kind;
 use crate::spelling;
 
@@ -134,8 +137,22 @@ impl Call {
     }
 }
 
+/// An encoded result.
+#[derive(Debug)]
+pub struct Encoded {
+    pub bytes: Vec<u8>,
+    /// Its share of the large frames, if it is one.
+    share: Option<Share>,
+}
+
+impl From<Vec<u8>> for Encoded {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes, share: None }
+    }
+}
+
 /// A request being worked on; gives the encoded result.
-pub type Work = Pin<Box<dyn Future<Output = Result<Vec<u8>, ErrorInfo>>>>;
+pub type Work = Pin<Box<dyn Future<Output = Result<Encoded, ErrorInfo>>>>;
 type Handler = Box<dyn Fn(Call, Value) -> Result<Work, ErrorInfo>>;
 
 /// What a row's parameters name that the caller needs a right to.
@@ -378,10 +395,10 @@ fn check_duplicates(value: &Value) -> Result<(), ErrorInfo> {
 }
 
 /// A result as it travels.
-fn encode<R: Serialize>(name: &str, result: &R) -> Result<Vec<u8>, ErrorInfo> {
+fn encode<R: Serialize>(name: &str, result: &R) -> Result<Encoded, ErrorInfo> {
     let mut bytes = Vec::with_capacity(USUAL_RESULT_BYTES);
     match rmp_serde::encode::write_named(&mut bytes, result) {
-        Ok(()) => Ok(bytes),
+        Ok(()) => Ok(bytes.into()),
         Err(error) => {
             let text = format!("the result of {name} cannot be encoded: {error}");
             Err(Reason::Internal.error(text))
@@ -483,6 +500,7 @@ impl Router {
         daemon: &Rc<Daemon>,
         connection: &Rc<Connection>,
         request: Request,
+        share: Option<Share>,
     ) -> Result<Work, ErrorInfo> {
         if daemon.is_draining() {
             let text = "kairod is stopping; try again";
@@ -493,12 +511,16 @@ impl Router {
             Err(unknown) => {
                 return match daemon.services.find(&request.method) {
                     Some((service, method)) => {
-                        start_served(daemon, connection, &service, &method, request)
+                        start_served(daemon, connection, (&service, &method), request, share)
                     }
                     None => Err(unknown),
                 };
             }
         };
+        if share.is_some() {
+            let text = format!("{} takes no large request: only services do", method.name);
+            return Err(Reason::TooLarge.error(text));
+        }
         daemon.require_method(connection, method.name, method.permission)?;
         let meta = request.meta.unwrap_or_default();
         check_meta(&meta)?;
@@ -524,16 +546,18 @@ impl Router {
         daemon: &Rc<Daemon>,
         connection: &Rc<Connection>,
         mut request: Request,
-    ) -> impl Future<Output = Vec<u8>> + 'static {
+        share: Option<Share>,
+    ) -> impl Future<Output = Item> + 'static {
         self.requests.set(self.requests.get() + 1);
         let span = daemon.tracer.begin(connection, &mut request);
         let id = request.id.clone();
         let name = request.method.clone();
         let deadline = request.meta.as_ref().and_then(|meta| meta.deadline_ms);
         let allowed = deadline.map_or(LONGEST, |ms| Duration::from_millis(ms).min(LONGEST));
-        let started = self.check(daemon, connection, request);
+        let started = self.check(daemon, connection, request, share);
         let daemon = Rc::clone(daemon);
         let caller = Rc::clone(connection);
+        let limits = connection.limits();
         async move {
             let result = match started {
                 Ok(work) => tokio::time::timeout(allowed, work)
@@ -541,13 +565,14 @@ impl Router {
                     .unwrap_or_else(|_| Err(too_late(&name, allowed))),
                 Err(error) => Err(error),
             };
-            let answered = result.and_then(|result| answer(&name, id.as_ref(), &result));
+            let answered =
+                result.and_then(|result| answer(&name, id.as_ref(), result, limits));
             let trace_id = span.as_ref().map(|span| span.trace_id().to_string());
             if let Some(span) = span {
                 span.end(&answered);
             }
             match answered {
-                Ok(frame) => frame,
+                Ok(item) => item,
                 Err(error) => {
                     let refusals = &daemon.router.refusals;
                     refusals.set(refusals.get() + 1);
@@ -559,7 +584,7 @@ impl Router {
                             "{name}: {error}"
                         );
                     }
-                    refusal(id, error)
+                    refusal(id, error).into()
                 }
             }
         }
@@ -665,9 +690,9 @@ impl Drop for Noting {
 fn start_served(
     daemon: &Rc<Daemon>,
     connection: &Rc<Connection>,
-    service: &Rc<Service>,
-    method: &Served,
+    (service, method): (&Rc<Service>, &Served),
     request: Request,
+    share: Option<Share>,
 ) -> Result<Work, ErrorInfo> {
     daemon.require_method(connection, &method.name, method.permission)?;
     let meta = request.meta.unwrap_or_default();
@@ -683,12 +708,15 @@ fn start_served(
         );
         return Err(Reason::IdempotencyKeyServed.error(text));
     }
-    let params = request.params.unwrap_or_else(|| Value::Map(Vec::new()));
+    let mut params = request.params.unwrap_or_else(|| Value::Map(Vec::new()));
+    check_duplicates(&params)?;
+    let begin = |params| Opening::begin(daemon, connection, service, method, params, &meta);
+    let opening = method.stream.then(|| begin(&mut params)).transpose()?;
     if method.params["additionalProperties"] == false {
         check_keys(&method.name, &method.params, &params)?;
     }
-    check_duplicates(&params)?;
     let caller = connection.identity.view(connection.number);
+    let stream = opening.as_ref().and_then(Opening::terms);
     let mut meta = meta;
     let span = daemon.tracer.child(&meta, || &method.name, Kind::Client);
     let span = span.map(|mut span| {
@@ -696,7 +724,8 @@ fn start_served(
         meta.traceparent = Some(span.traceparent());
         span
     });
-    let pending = service.ask(&method.name, params, &meta, &caller);
+    let beside = Beside { stream, share };
+    let pending = service.ask(&method.name, params, &meta, &caller, beside);
     let name = method.name.clone();
     Ok(Box::pin(async move {
         let result = match pending {
@@ -706,19 +735,35 @@ fn start_served(
         if let Some(span) = span {
             span.end(&result);
         }
-        encode(&name, &result?)
+        let (result, share) = result?;
+        let result = match opening {
+            Some(opening) => opening.open(result)?,
+            None => result,
+        };
+        let bytes = encode(&name, &result)?.bytes;
+        Ok(Encoded { bytes, share })
     }))
 }
 
 /// The frame of a result; empty for a notification, which gets no response.
-fn answer(name: &str, id: Option<&Id>, result: &[u8]) -> Result<Vec<u8>, ErrorInfo> {
+fn answer(
+    name: &str,
+    id: Option<&Id>,
+    result: Encoded,
+    mut limits: Limits,
+) -> Result<Item, ErrorInfo> {
     let Some(id) = id else {
-        return Ok(Vec::new());
+        return Ok(Item::default());
     };
-    message::response_frame(id, result, &Limits::default()).map_err(|error| {
+    if result.share.is_none() {
+        // What has no share of the memory for large frames may not become one.
+        limits = Limits::default();
+    }
+    let frame = message::response_frame(id, &result.bytes, &limits).map_err(|error| {
         let text = format!("the result of {name} cannot be sent: {error}");
         Reason::ResultTooLarge.error(text)
-    })
+    })?;
+    Ok(Item::holding(frame, result.share))
 }
 
 fn too_late(name: &str, allowed: Duration) -> ErrorInfo {

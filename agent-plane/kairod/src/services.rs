@@ -13,11 +13,13 @@ use std::time::Duration;
 
 use kairo_wire::frame::HEADER_BYTES;
 use kairo_wire::message::{Message, Meta};
-use kairo_wire::{ErrorInfo, Id, Limits, Request, Response, Value, scan};
+use kairo_wire::{ErrorInfo, Id, Limits, Request, Response, StreamTerms, Value, scan};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::connection::Connection;
+use crate::large_frames::Share;
+use crate::outgoing::Item;
 use crate::reasons::Reason;
 use crate::router::Permission;
 use crate::views::Peer;
@@ -67,6 +69,8 @@ pub struct Served {
     pub params: serde_json::Value,
     /// JSON Schema of the result.
     pub result: serde_json::Value,
+    /// Whether a call of it opens a stream.
+    pub stream: bool,
 }
 
 /// A process that serves a namespace.
@@ -139,6 +143,7 @@ impl Service {
         params: Value,
         meta: &Meta,
         caller: &Peer,
+        beside: Beside,
     ) -> Result<Pending, ErrorInfo> {
         let busy = |text: String| {
             let service = self.namespace.clone();
@@ -162,9 +167,13 @@ impl Service {
             id: Id::Number(number),
             method,
             params,
-            meta: ForwardedMeta { meta, caller },
+            meta: ForwardedMeta {
+                meta,
+                caller,
+                stream: beside.stream,
+            },
         };
-        let limits = Limits::default();
+        let limits = self.connection.limits();
         let too_large = |why: String| {
             let text = format!("the request cannot be passed on: {why}");
             Reason::TooLarge.error(text)
@@ -176,7 +185,8 @@ impl Service {
         let scanned = scan::check(payload, limits.depth, limits.values);
         scanned.map_err(|error| too_large(error.to_string()))?;
         let outgoing = &self.connection.outgoing;
-        if !outgoing.has_room(frame.len()) {
+        // A large frame has room of its own.
+        if beside.share.is_none() && !outgoing.has_room(frame.len()) {
             let text = format!("{} does not read its requests", self.namespace);
             return Err(busy(text));
         }
@@ -185,7 +195,7 @@ impl Service {
         let caller = caller.connection;
         let waiting = Waiting { caller, tell };
         self.calls.borrow_mut().insert(number, waiting);
-        outgoing.push(frame);
+        outgoing.push(Item::holding(frame, beside.share));
         Ok(Pending {
             service: Rc::clone(self),
             number,
@@ -193,8 +203,16 @@ impl Service {
         })
     }
 
+    /// Ends every stream that it serves with `error`.
+    pub fn end_streams(&self, error: &ErrorInfo) {
+        let streams: Vec<_> = self.connection.streams.borrow().values().cloned().collect();
+        for stream in streams {
+            stream.end(Some(error.clone()));
+        }
+    }
+
     /// A response arrived from it. One that nobody waits for any more is dropped.
-    pub fn answered(&self, response: Response) {
+    pub fn answered(&self, response: Response, share: Option<Share>) {
         let Id::Number(number) = response.id else {
             return;
         };
@@ -202,7 +220,7 @@ impl Service {
             self.answered.set(self.answered.get() + 1);
             self.late_in_a_row.set(0);
             // The caller may just have gone.
-            let _ = waiting.tell.send(response);
+            let _ = waiting.tell.send((response, share));
         }
     }
 }
@@ -212,7 +230,16 @@ impl Service {
 struct Waiting {
     /// The connection of the caller.
     caller: u64,
-    tell: oneshot::Sender<Response>,
+    tell: oneshot::Sender<(Response, Option<Share>)>,
+}
+
+/// What goes with a call beside its parameters.
+#[derive(Debug, Default)]
+pub struct Beside {
+    /// The stream that it is to open.
+    pub stream: Option<StreamTerms>,
+    /// Its share of the large frames, if it is one.
+    pub share: Option<Share>,
 }
 
 /// A call that a service is working on. Dropped before its answer, the service is told that nobody
@@ -221,19 +248,22 @@ struct Waiting {
 pub struct Pending {
     service: Rc<Service>,
     number: i64,
-    answer: oneshot::Receiver<Response>,
+    answer: oneshot::Receiver<(Response, Option<Share>)>,
 }
 
 impl Pending {
-    /// The answer, within the service's time-out.
+    /// The answer, within the service's time-out, and its share if it is a large one.
     ///
     /// # Errors
     /// What the service answered, or that it did not.
-    pub async fn result(mut self) -> Result<Value, ErrorInfo> {
+    pub async fn result(mut self) -> Result<(Value, Option<Share>), ErrorInfo> {
         let service = Rc::clone(&self.service);
         let namespace = &service.namespace;
         match tokio::time::timeout(service.timeout, &mut self.answer).await {
-            Ok(Ok(response)) => response.into_result().map_err(within_bounds),
+            Ok(Ok((response, share))) => {
+                let result = response.into_result().map_err(within_bounds)?;
+                Ok((result, share))
+            }
             Ok(Err(_)) => {
                 let text = format!("the process that serves {namespace} ended during the call");
                 Err(Reason::ServiceGone.error_retried(text, 200))
@@ -273,7 +303,7 @@ impl Drop for Pending {
 }
 
 /// An error of a service, short enough to be passed on.
-fn within_bounds(mut error: ErrorInfo) -> ErrorInfo {
+pub fn within_bounds(mut error: ErrorInfo) -> ErrorInfo {
     if error.message.len() > MAX_ERROR_BYTES {
         let end = error.message.floor_char_boundary(MAX_ERROR_BYTES);
         error.message.truncate(end);
@@ -298,6 +328,8 @@ struct ForwardedMeta<'call, C> {
     #[serde(flatten)]
     meta: &'call Meta,
     caller: C,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<StreamTerms>,
 }
 
 impl<C: Serialize> Message for Forwarded<'_, C> {
@@ -360,6 +392,8 @@ impl Services {
         let service = self.served_by(connection)?;
         self.all.borrow_mut().remove(&service.namespace);
         service.calls.borrow_mut().clear();
+        let text = format!("what serves {} ended during the stream", service.namespace);
+        service.end_streams(&Reason::ServiceGone.error(text));
         Some(service.namespace.clone())
     }
 

@@ -5,10 +5,13 @@
 //! the wake-up. So room is watched for only while a write found none. Event loop only; one task
 //! reads and one writes.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Result, Write};
 use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
+use kairo_wire::{Sealed, passing};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::coop::consume_budget;
@@ -35,15 +38,36 @@ impl Socket {
 
     /// Reads what there is, once there is something; 0 is the end.
     pub async fn read(&self, buffer: &mut [u8]) -> Result<usize> {
+        let fits = buffer.len();
+        // Less than fits was all: asking again would only hear so. What comes from now on is a
+        // readiness of its own, and the peer's end stays ready.
+        let is_all = |count| count < fits;
+        self.read_by(|mut stream| stream.read(buffer), is_all).await
+    }
+
+    /// The same with the descriptors that come beside the bytes. A read ends where a descriptor
+    /// does, so a short one says nothing.
+    pub async fn receive(
+        &self,
+        buffer: &mut [u8],
+        arrived: &mut VecDeque<OwnedFd>,
+    ) -> Result<usize> {
+        let receive = |stream: &UnixStream| passing::receive(stream, buffer, arrived);
+        self.read_by(receive, |_| false).await
+    }
+
+    async fn read_by(
+        &self,
+        mut read: impl FnMut(&UnixStream) -> Result<usize>,
+        is_all: impl Fn(usize) -> bool,
+    ) -> Result<usize> {
         loop {
             let mut ready = self.0.readable().await?;
             // A peer that always has more to say lets others have their turn.
             consume_budget().await;
-            match self.stream().read(buffer) {
+            match read(self.stream()) {
                 Ok(count) => {
-                    // Less than fits was all: asking again would only hear so. What comes from now
-                    // on is a readiness of its own, and the peer's end stays ready.
-                    if count < buffer.len() {
+                    if is_all(count) {
                         ready.clear_ready();
                     }
                     return Ok(count);
@@ -55,14 +79,21 @@ impl Socket {
         }
     }
 
-    /// Writes all of it, as room is made.
-    pub async fn write_all(&self, mut bytes: &[u8]) -> Result<()> {
+    /// Writes all of it, as room is made, with a payload beside the first byte if there is one.
+    pub async fn write_all(&self, mut bytes: &[u8], mut beside: Option<Sealed>) -> Result<()> {
         // A second descriptor, so that the first goes on being watched for reading alone.
         let mut room: Option<AsyncFd<Watched<UnixStream>>> = None;
         while !bytes.is_empty() {
             consume_budget().await;
-            match self.stream().write(bytes) {
-                Ok(count) => bytes = &bytes[count..],
+            let written = match &beside {
+                Some(sealed) => passing::send(self.stream(), bytes, Some(sealed.descriptor())),
+                None => self.stream().write(bytes),
+            };
+            match written {
+                Ok(count) => {
+                    beside = None;
+                    bytes = &bytes[count..];
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => match &room {
                     // Asked again after it is watched: room made in between rings as well.
                     None => room = Some(watch_for(self.stream().try_clone()?, Interest::WRITABLE)?),
@@ -132,7 +163,7 @@ mod tests {
             let mut all = Vec::new();
             far.read_to_end(&mut all).map(|_| all)
         });
-        let writing = timeout(WATCHDOG, socket.write_all(&sent)).await;
+        let writing = timeout(WATCHDOG, socket.write_all(&sent, None)).await;
         writing.unwrap().unwrap();
         socket.finish().unwrap();
         assert!(reader.join().unwrap().unwrap() == expected);
@@ -142,7 +173,7 @@ mod tests {
     async fn a_write_that_waits_for_room_ends_with_the_peer() {
         let (socket, far) = pair();
         let bytes = vec![0; 4_000_000];
-        let (written, ()) = tokio::join!(timeout(WATCHDOG, socket.write_all(&bytes)), async {
+        let (written, ()) = tokio::join!(timeout(WATCHDOG, socket.write_all(&bytes, None)), async {
             tokio::task::yield_now().await;
             drop(far);
         });

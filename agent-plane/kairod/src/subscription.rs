@@ -21,6 +21,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::connection::Connection;
 use crate::daemon::Daemon;
+use crate::outgoing::Item;
 use crate::permission::Right;
 use crate::reasons::Reason;
 use crate::views::Status;
@@ -166,6 +167,11 @@ impl Subscription {
         Some(now)
     }
 
+    /// Bytes that it may still deliver; none when it does not count credit.
+    pub fn credit(&self) -> Option<u64> {
+        self.credit.get()
+    }
+
     /// Whether `length` bytes may be delivered now.
     fn may_deliver(&self, connection: &Connection, length: usize) -> bool {
         let credit = self.credit.get().is_none_or(|left| left >= length as u64);
@@ -174,11 +180,11 @@ impl Subscription {
 
     /// Delivers a frame of `length` bytes, if it may; with `block` once it may. It is made only
     /// then. Says whether it was.
-    pub async fn deliver(
+    pub async fn deliver<I: Into<Item>>(
         &self,
         connection: &Connection,
         length: usize,
-        make: impl FnOnce() -> Vec<u8>,
+        make: impl FnOnce() -> I,
     ) -> bool {
         let wait = self.policy != Policy::Drop;
         self.deliver_or_wait(connection, length, make, wait).await
@@ -194,11 +200,11 @@ impl Subscription {
         self.deliver_or_wait(connection, length, make, true).await;
     }
 
-    async fn deliver_or_wait(
+    async fn deliver_or_wait<I: Into<Item>>(
         &self,
         connection: &Connection,
         length: usize,
-        make: impl FnOnce() -> Vec<u8>,
+        make: impl FnOnce() -> I,
         wait: bool,
     ) -> bool {
         loop {
@@ -264,6 +270,7 @@ pub async fn deliver_states(
             data,
             end,
             gap: lost_from.map(|from| Gap { from, to: offset }),
+            ..StreamChunk::default()
         };
         let Ok(frame) = chunk.encode(&Limits::default()) else {
             return;

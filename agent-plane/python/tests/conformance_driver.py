@@ -68,7 +68,7 @@ def delivered(item: Any) -> Dict[str, Any]:
         fields = {key: value for key, value in told if value is not None or key == "data"}
         fields["type"] = fields.pop("topic")
         return {"event": shown(fields)}
-    fields = dict(vars(item))
+    fields = {key: value for key, value in vars(item).items() if key != "attached"}
     gap = fields.pop("gap")
     if gap is not None:
         fields["gap"] = {"from": gap.start, "to": gap.end}

@@ -18,7 +18,7 @@
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -28,15 +28,19 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::endpoint::{Endpoint, EndpointError};
 use crate::error::ErrorInfo;
-use crate::frame::{Decoder, Frame, FrameError, FrameKind, Limits};
+use crate::flow::Asked;
+use crate::frame::{Decoder, Frame, FrameError, FrameKind, LARGE_CONTROL_BYTES, Limits};
 use crate::message::{
     self, Event, Id, Message, MessageError, Meta, Request, Response, StreamChunk,
 };
+use crate::passing;
 
 /// Events and chunks kept while the program waits for a response.
 pub const BACKLOG_MESSAGES: usize = 4096;
 /// The topic of the one event of a connection that the kernel does not serve: all places are taken.
 pub const CONNECTION_REFUSED: &str = "kairo.system.connection.refused";
+/// Most that is read at once, bytes: a chunk of a stream, as services cut them.
+const READ_BYTES: usize = 64 * 1024;
 /// Longest a connection attempt or a write may take.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -129,11 +133,36 @@ impl Transport {
         }
     }
 
+    /// Reads, and takes in the descriptors that come beside the bytes.
+    fn read_with(
+        &mut self,
+        bytes: &mut [u8],
+        arrived: &mut VecDeque<OwnedFd>,
+    ) -> std::io::Result<usize> {
+        match self {
+            Self::Unix(stream) => passing::receive(&*stream, bytes, arrived),
+            Self::Tcp(stream) => stream.read(bytes),
+        }
+    }
+
     fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         match self {
             Self::Unix(stream) => stream.write_all(bytes),
             Self::Tcp(stream) => stream.write_all(bytes),
         }
+    }
+
+    fn write_with(&mut self, bytes: &[u8], descriptor: BorrowedFd<'_>) -> std::io::Result<()> {
+        let Self::Unix(stream) = self else {
+            return Err(std::io::ErrorKind::Unsupported.into());
+        };
+        let sent = loop {
+            match passing::send(&*stream, bytes, Some(descriptor)) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
+        stream.write_all(&bytes[sent..])
     }
 }
 
@@ -144,6 +173,11 @@ pub struct Client {
     decoder: Decoder,
     next_id: i64,
     backlog: VecDeque<Incoming>,
+    limits: Limits,
+    /// Descriptors that arrived and whose frames have not; none before they were negotiated.
+    arrived: Option<VecDeque<OwnedFd>>,
+    /// Requests that wait to be served; none where this connection serves nothing.
+    asked: Option<VecDeque<Asked>>,
 }
 
 impl Client {
@@ -213,6 +247,9 @@ impl Client {
             decoder: Decoder::default(),
             next_id: 1,
             backlog: VecDeque::new(),
+            limits: Limits::default(),
+            arrived: None,
+            asked: None,
         })
     }
 
@@ -258,13 +295,100 @@ impl Client {
                     return finish(method, response);
                 }
             } else {
-                let incoming = incoming(&frame)?;
+                let Some(incoming) = self.take_in(&frame)? else {
+                    continue;
+                };
                 if self.backlog.len() == BACKLOG_MESSAGES {
                     return Err(ClientError::Backlog);
                 }
                 self.backlog.push_back(incoming);
             }
         }
+    }
+
+    /// Asks for optional features of the protocol (`kernel.hello`): `large_frames`, `descriptors`.
+    /// Gives those that are granted.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn negotiate(
+        &mut self,
+        features: &[&str],
+        deadline: Duration,
+    ) -> Result<Vec<String>, ClientError> {
+        #[derive(Serialize)]
+        struct Hello<'a> {
+            features: &'a [&'a str],
+        }
+        if features.contains(&"descriptors") && matches!(self.transport, Transport::Unix(_)) {
+            // Before they are granted: one may come right behind the answer.
+            self.arrived.get_or_insert_default();
+        }
+        let reply: Value = self.call("kernel.hello", Hello { features }, deadline)?;
+        let granted = granted(&reply);
+        if granted.iter().any(|name| name == "large_frames") {
+            self.limits.control_bytes = LARGE_CONTROL_BYTES;
+            self.decoder.set_limits(self.limits);
+        }
+        Ok(granted)
+    }
+
+    /// What a frame that is no response brings: to be handed out, or none for a request that is
+    /// to be served.
+    fn take_in(&mut self, frame: &Frame) -> Result<Option<Incoming>, ClientError> {
+        if frame.kind == FrameKind::Request
+            && let Some(asked) = &mut self.asked
+        {
+            if asked.len() == BACKLOG_MESSAGES {
+                return Err(ClientError::Backlog);
+            }
+            asked.push_back(Asked::decode(&frame.payload, &self.limits)?);
+            return Ok(None);
+        }
+        let mut incoming = incoming(frame)?;
+        if let Incoming::Chunk(chunk) = &mut incoming {
+            chunk.attach(self.arrived.get_or_insert_default())?;
+        }
+        Ok(Some(incoming))
+    }
+
+    /// Keeps requests of others from now on, for [`Client::next_asked`].
+    pub(crate) fn serve(&mut self) {
+        self.asked.get_or_insert_default();
+    }
+
+    /// The next request that is to be served; none at `until`.
+    pub(crate) fn next_asked(&mut self, until: Instant) -> Result<Option<Asked>, ClientError> {
+        loop {
+            if let Some(asked) = self.asked.as_mut().and_then(VecDeque::pop_front) {
+                return Ok(Some(asked));
+            }
+            let Some(frame) = self.read_frame(until)? else {
+                return Ok(None);
+            };
+            if frame.kind != FrameKind::Response
+                && let Some(incoming) = self.take_in(&frame)?
+            {
+                if self.backlog.len() == BACKLOG_MESSAGES {
+                    return Err(ClientError::Backlog);
+                }
+                self.backlog.push_back(incoming);
+            }
+        }
+    }
+
+    /// Sends a frame, and a descriptor beside it.
+    pub(crate) fn send_frame<M: Message>(
+        &mut self,
+        message: &M,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<(), ClientError> {
+        let bytes = message.encode(&self.limits)?;
+        let written = match descriptor {
+            Some(descriptor) => self.transport.write_with(&bytes, descriptor),
+            None => self.transport.write_all(&bytes),
+        };
+        written.map_err(broken)
     }
 
     /// Sends a request that gets no response.
@@ -286,8 +410,10 @@ impl Client {
         }
         let until = Instant::now() + deadline;
         while let Some(frame) = self.read_frame(until)? {
-            if frame.kind != FrameKind::Response {
-                return incoming(&frame).map(Some);
+            if frame.kind != FrameKind::Response
+                && let Some(incoming) = self.take_in(&frame)?
+            {
+                return Ok(Some(incoming));
             }
         }
         Ok(None)
@@ -330,8 +456,7 @@ impl Client {
             params: Some(params),
             meta,
         };
-        let bytes = request.encode(&Limits::default())?;
-        self.transport.write_all(&bytes).map_err(broken)
+        self.send_frame(&request, None)
     }
 
     /// Why the kernel closed the connection, if it said so before; otherwise `error`.
@@ -351,7 +476,7 @@ impl Client {
 
     /// The next frame, or none at `until`.
     fn read_frame(&mut self, until: Instant) -> Result<Option<Frame>, ClientError> {
-        let mut bytes = [0; 16 * 1024];
+        let mut bytes = [0; READ_BYTES];
         loop {
             if let Some(frame) = self.decoder.next_frame()? {
                 return Ok(Some(frame));
@@ -363,7 +488,11 @@ impl Client {
             self.transport
                 .set_timeouts(left)
                 .map_err(ClientError::Broken)?;
-            match self.transport.read(&mut bytes) {
+            let read = match &mut self.arrived {
+                Some(arrived) => self.transport.read_with(&mut bytes, arrived),
+                None => self.transport.read(&mut bytes),
+            };
+            match read {
                 Ok(0) => return Err(ClientError::Closed),
                 Ok(count) => self.decoder.feed(&bytes[..count]),
                 Err(error) if is_transient(&error) => {}
@@ -465,6 +594,16 @@ pub(crate) fn name_in(reply: &Value) -> Option<&str> {
     let mut entries = reply.as_map()?.iter();
     let found = entries.find(|(key, _)| key.as_str() == Some("subscription"));
     found.and_then(|(_, value)| value.as_str())
+}
+
+/// The features that `kernel.hello` granted.
+pub(crate) fn granted(reply: &Value) -> Vec<String> {
+    let entries = reply.as_map().into_iter().flatten();
+    let features = entries
+        .filter(|(key, _)| key.as_str() == Some("features"))
+        .filter_map(|(_, value)| value.as_array());
+    let names = features.flatten().filter_map(Value::as_str);
+    names.map(String::from).collect()
 }
 
 pub(crate) fn finish<R: DeserializeOwned>(

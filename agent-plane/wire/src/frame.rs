@@ -63,6 +63,10 @@ impl Default for Limits {
     }
 }
 
+/// Longest payload of a request or a response over a connection that negotiated the feature
+/// `large_frames`, bytes. What is longer travels as a stream, or in a descriptor.
+pub const LARGE_CONTROL_BYTES: usize = 8 * 1024 * 1024;
+
 impl Limits {
     /// The longest payload of a frame of that kind, bytes.
     pub const fn payload_bytes(&self, kind: FrameKind) -> usize {
@@ -182,6 +186,12 @@ impl Decoder {
         let Some(payload) = body.get(..length) else {
             return Ok(None);
         };
+        if self.start == 0 && payload.len() > RETAINED_BYTES && body.len() == length {
+            // A large frame that is alone in the buffer becomes the payload: moved, not copied.
+            let mut payload = std::mem::take(&mut self.buffer);
+            payload.drain(..HEADER_BYTES);
+            return Ok(Some(Frame { kind, payload }));
+        }
         let payload = payload.to_vec();
         self.start += HEADER_BYTES + length;
         if self.start == self.buffer.len() {
@@ -194,6 +204,18 @@ impl Decoder {
             }
         }
         Ok(Some(Frame { kind, payload }))
+    }
+
+    /// Takes other limits from the next header on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// What the frame under way announces: its kind, and the bytes of its payload; none before its
+    /// header is whole.
+    pub fn announced(&self) -> Option<(FrameKind, usize)> {
+        let rest = &self.buffer[self.start..];
+        parse_header(*rest.first_chunk()?, &self.limits).ok()
     }
 
     /// Whether a frame has begun and is not complete.

@@ -14,6 +14,8 @@
 //! - [`message`]: requests, responses, events and chunks as types.
 //! - [`error`]: the stable error codes.
 //! - [`client`]: a blocking client for programs that have no event loop.
+//! - [`service`], [`flow`]: serving methods and streams over such a connection.
+//! - [`sealed`], [`passing`]: payloads that travel as descriptors.
 //!
 //! **Guarantees.** Nothing is allocated for a frame before its header passed the limits, and no
 //! value is built before [`scan`] walked the payload: depth, number of values, lengths against the
@@ -31,10 +33,14 @@ pub mod async_follow;
 pub mod client;
 pub mod endpoint;
 pub mod error;
+pub mod flow;
 pub mod follow;
 pub mod frame;
 pub mod message;
+pub mod passing;
 pub mod scan;
+pub mod sealed;
+pub mod service;
 mod strict;
 
 /// The examples of the reference compile.
@@ -49,7 +55,10 @@ pub use async_follow::AsyncFollowing;
 pub use client::{Client, ClientError, Incoming};
 pub use endpoint::Endpoint;
 pub use error::{ErrorCode, ErrorInfo};
+pub use flow::{Asked, StreamTerms};
 pub use follow::{Begin, Followed, Following};
 pub use frame::{Decoder, Frame, FrameError, FrameKind, Limits};
 pub use message::{Event, Gap, Id, Meta, Request, Response, StreamChunk};
 pub use rmpv::Value;
+pub use sealed::Sealed;
+pub use service::Service;

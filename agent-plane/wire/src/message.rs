@@ -5,12 +5,16 @@
 //! a mistyped `param` would otherwise be a command without parameters. Unknown keys of `meta`, and
 //! of what the kernel sends, are ignored, so that both can grow.
 
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+
 use rmpv::Value;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{ErrorCode, ErrorInfo, MAX_ID_BYTES};
 use crate::frame::{FrameKind, HEADER_BYTES, Limits, header};
 use crate::scan::{self, ScanError};
+use crate::sealed::Sealed;
 use crate::strict::Strict;
 
 /// Pairs a response with its request. Chosen by the client, unique among its open requests.
@@ -201,7 +205,7 @@ pub struct Gap {
 }
 
 /// A piece of a stream.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StreamChunk {
     /// The subscription it is delivered to.
     pub subscription: String,
@@ -220,6 +224,55 @@ pub struct StreamChunk {
     /// What was lost just before this chunk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap: Option<Gap>,
+    /// Bytes of the stream in the descriptor that came with this chunk; `data` is empty then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attached_bytes: Option<u64>,
+    /// Why the stream ended before its end; only with `end`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorInfo>,
+    /// The payload itself: what `attached_bytes` announces. Travels beside the frame.
+    #[serde(skip)]
+    pub attached: Option<Sealed>,
+}
+
+impl StreamChunk {
+    /// The bytes of the stream that it carries, wherever they are.
+    ///
+    /// # Errors
+    /// A payload that cannot be read: out of descriptors.
+    pub fn content(&self) -> std::io::Result<std::borrow::Cow<'_, [u8]>> {
+        match &self.attached {
+            Some(sealed) => Ok(sealed.to_vec()?.into()),
+            None => Ok(self.data.as_slice().into()),
+        }
+    }
+
+    /// Takes the descriptor that the chunk announces from those that `arrived`.
+    ///
+    /// # Errors
+    /// None came, it is not what was announced, or the chunk has data too.
+    pub fn attach(&mut self, arrived: &mut VecDeque<OwnedFd>) -> Result<(), MessageError> {
+        let Some(claimed) = self.attached_bytes else {
+            return Ok(());
+        };
+        let wrong = |detail: String| MessageError::Shape {
+            what: Self::NAME,
+            detail,
+        };
+        if !self.data.is_empty() {
+            return Err(wrong("it has `data` and `attached_bytes`".into()));
+        }
+        let descriptor = arrived.pop_front();
+        let descriptor = descriptor.ok_or_else(|| wrong("its descriptor did not come".into()))?;
+        let sealed = Sealed::accept(descriptor, claimed);
+        self.attached = Some(sealed.map_err(|error| wrong(error.to_string()))?);
+        Ok(())
+    }
+
+    /// How many bytes of the stream it carries.
+    pub fn content_bytes(&self) -> u64 {
+        self.attached_bytes.unwrap_or(self.data.len() as u64)
+    }
 }
 
 /// Why a payload is not the message it should be.

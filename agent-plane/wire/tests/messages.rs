@@ -52,6 +52,7 @@ fn a_chunk_carries_binary_and_says_what_was_lost() {
         data: vec![0, 255],
         end: true,
         gap: Some(Gap { from: 10, to: 20 }),
+        ..StreamChunk::default()
     };
     let bytes = chunk.encode(&LIMITS).unwrap();
     assert_eq!(bytes[3], 4);

@@ -1,6 +1,6 @@
 //! Measures calls over kairod's socket beside others', in turns, and prints every window as JSON.
 //!
-//! `kairo-ipc-bench KERNEL_SOCKET` measures; `serve KIND SOCKET` is the other process of the
+//! `kairo-ipc-bench KERNEL_SOCKET` measures calls, `stream KERNEL_SOCKET` streams; `serve KIND SOCKET` is the other process of the
 //! controls: every server is a process of its own, as kairod is. Judging is done by
 //! `cargo xtask bench ipc`.
 
@@ -9,6 +9,7 @@ mod kernel;
 mod placement;
 mod raw;
 mod servers;
+mod stream;
 mod subscribers;
 mod windows;
 
@@ -32,8 +33,10 @@ fn main() -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["serve", kind, socket] => servers::serve(kind, socket),
+        ["serve-stream", kind, socket] => stream::serve(kind, socket),
+        ["stream", kernel] => stream::measure(kernel),
         [kernel] => measure(kernel),
-        _ => bail!("usage: kairo-ipc-bench KERNEL_SOCKET"),
+        _ => bail!("usage: kairo-ipc-bench [stream] KERNEL_SOCKET"),
     }
 }
 

@@ -19,6 +19,7 @@ mod outside;
 pub mod quantile;
 pub mod record;
 pub mod report;
+pub mod stream;
 pub mod subscribers;
 
 pub use mark::{Bound, Control, Mark};
@@ -68,8 +69,14 @@ const RECORD: Bench = Bench {
     run: record::run,
 };
 
+const STREAM: Bench = Bench {
+    name: "stream",
+    summary: "1 GiB from a service through kairod to a client, beside a raw socket; a minute",
+    run: stream::run,
+};
+
 /// All benchmarks.
-pub const BENCHES: [Bench; 6] = [COMMAND, ESTOP, EVENTS, IPC, LINK, RECORD];
+pub const BENCHES: [Bench; 7] = [COMMAND, ESTOP, EVENTS, IPC, LINK, RECORD, STREAM];
 
 /// The benchmark called `name`.
 ///

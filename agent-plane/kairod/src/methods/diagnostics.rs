@@ -225,7 +225,7 @@ async fn ask(call: &Call, method: &str, params: Value) -> Result<Value, ErrorInf
     let unknown = |text: String| Reason::Deadline.error(text);
     let answer = tokio::time::timeout(PATIENCE, work).await;
     let answer = answer.map_err(|_| unknown(format!("{method} did not answer in time")))??;
-    let mut bytes = answer.as_slice();
+    let mut bytes = answer.bytes.as_slice();
     rmpv::decode::read_value(&mut bytes).map_err(|error| unknown(error.to_string()))
 }
 

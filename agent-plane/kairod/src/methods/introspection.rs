@@ -73,6 +73,10 @@ struct MethodView {
     since: &'static str,
     /// The connection of the process that serves it; none where kairod does.
     served_by: Option<u64>,
+    /// Whether a call of it opens a stream, and takes `policy` and `credit_bytes` beside its own
+    /// parameters. Only of what other processes serve.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    stream: bool,
     /// How it is audited: `no`, `before` (or it does not happen), `after`.
     audited: Audited,
     /// Whether an idempotency key holds for all connections of the caller's identity.
@@ -138,6 +142,7 @@ fn view(method: &Method) -> MethodView {
         stability: method.stability,
         since: method.since,
         served_by: None,
+        stream: false,
         audited: method.audited,
         idempotent_across_connections: method.keeping != Keeping::OfConnection,
         urgent: method.is_urgent,
@@ -157,6 +162,7 @@ fn served_view(service: &Service, method: &Served) -> MethodView {
         stability: Stability::Evolving,
         since: "",
         served_by: Some(service.connection.number),
+        stream: method.stream,
         audited: Audited::No,
         idempotent_across_connections: false,
         urgent: false,

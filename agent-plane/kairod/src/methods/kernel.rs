@@ -1,6 +1,8 @@
 //! `kernel.*`: is it there, what does it offer, who am I to it.
 
 use kairo_link::MonoNs;
+use kairo_wire::frame::LARGE_CONTROL_BYTES;
+use kairo_wire::sealed::MAX_SEALED_BYTES;
 use kairo_wire::{ErrorInfo, Id, Limits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,7 +17,7 @@ use crate::router::{Call, Method, NoParams, Permission};
 use crate::views::Peer;
 
 /// Optional features that a client can ask for.
-const FEATURES: &[&str] = &["cancel", "credit"];
+const FEATURES: &[&str] = &["cancel", "credit", "large_frames", "descriptors"];
 
 pub fn methods() -> Vec<Method> {
     vec![
@@ -109,6 +111,10 @@ pub struct HelloLimits {
     outgoing_bytes: usize,
     /// How long a frame may take from first to last byte, ms.
     frame_timeout_ms: u64,
+    /// Longest request to a service and its response with `large_frames`, bytes.
+    large_control_bytes: usize,
+    /// Longest payload in a descriptor with `descriptors`, bytes.
+    descriptor_bytes: u64,
 }
 
 impl HelloLimits {
@@ -123,12 +129,15 @@ impl HelloLimits {
             in_flight: MAX_IN_FLIGHT,
             outgoing_bytes: outgoing::LIMIT_BYTES,
             frame_timeout_ms: FRAME_TIMEOUT.as_millis() as u64,
+            large_control_bytes: LARGE_CONTROL_BYTES,
+            descriptor_bytes: MAX_SEALED_BYTES,
         }
     }
 }
 
 fn hello(call: &Call, params: &HelloParams) -> Hello {
     let asked = |feature: &&&str| params.features.iter().any(|asked| asked == **feature);
+    call.connection.negotiate(&params.features);
     Hello {
         protocol: u32::from(kairo_wire::frame::VERSION),
         server: concat!("kairod ", env!("CARGO_PKG_VERSION")).into(),

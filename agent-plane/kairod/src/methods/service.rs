@@ -13,6 +13,7 @@ use crate::facts::ServiceAdded;
 use crate::permission::Right;
 use crate::reasons::Reason;
 use crate::router::{Call, Method, NoParams, Permission};
+use crate::service_stream::TAKEN;
 use crate::services::{MAX_METHODS, RESERVED, Served, Service};
 use crate::views::Peer;
 
@@ -78,6 +79,10 @@ struct MethodParams {
     params: serde_json::Value,
     /// JSON Schema of the result.
     result: serde_json::Value,
+    /// Whether a call of it opens a stream. Then `policy` and `credit_bytes` are parameters of
+    /// every call, for kairod, and the service answers with a map.
+    #[serde(default)]
+    stream: bool,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -160,7 +165,16 @@ fn served(
             permission: method.permission.unwrap_or(Permission::Actuate),
             params: method.params,
             result: method.result,
+            stream: method.stream,
         };
+        let properties = &row.params["properties"];
+        if let Some(key) = TAKEN
+            .iter()
+            .find(|key| row.stream && !properties[**key].is_null())
+        {
+            let text = format!("{name} opens a stream: its parameter `{key}` is for kairod");
+            return Err(invalid(text));
+        }
         if all.insert(name.clone(), row).is_some() {
             return Err(invalid(format!("{name} is given twice")));
         }
@@ -207,6 +221,8 @@ struct ServiceView {
     well: bool,
     /// Calls under way.
     under_way: usize,
+    /// Streams open.
+    streams: usize,
     /// Calls answered.
     answered: u64,
     /// Calls not answered in time.
@@ -225,6 +241,7 @@ fn status(call: &Call) -> Services {
             timeout_ms: service.timeout.as_millis() as u64,
             well: health.well,
             under_way: health.under_way,
+            streams: connection.streams.borrow().len(),
             answered: health.answered,
             late: health.late,
         }

@@ -177,6 +177,9 @@ super::reasons! {
         service: String,
     } = Busy "service_busy", later,
         "Try again, with fewer calls at once.";
+    /// A large request found no place to begin at once.
+    LargeFrames = Busy "large_frames", later,
+        "Send it again when fewer requests of the connection are under way.";
     /// Another subscription reads for that consumer.
     ConsumerBusy = Busy "consumer_busy", later,
         "End the other subscription first.";
@@ -327,6 +330,9 @@ super::reasons! {
     /// The connection has as many subscriptions as it may have.
     Subscriptions = Limit "subscriptions", never,
         "End one with event.unsubscribe, or name several patterns in one.";
+    /// As many streams of services are open as may be.
+    Streams = Limit "streams", later,
+        "End one with event.unsubscribe, or try again.";
     /// The result does not fit into a frame.
     ResultTooLarge = Limit "result_too_large", never,
         "Ask for less at once.";
@@ -579,6 +585,9 @@ super::reasons! {
     IdempotencyKeyFailed = Unavailable "idempotency_key", later,
         "Send it again, with the same key.";
 
+    /// The service answered or streamed what breaks the protocol.
+    ServiceFault = Internal "service_fault", never,
+        "Tell who wrote the service; the message says what it did.";
     /// A bug of the system, not of the caller.
     Internal = Internal "internal", never,
         "Report it with the message and kairod's log.";

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 #![allow(dead_code, unused_imports)] // Each test file uses its part.
 
+pub mod camera;
 pub mod fake_rt;
 
 use std::os::unix::fs::PermissionsExt;

@@ -24,15 +24,17 @@ from .errors import (
 )
 from .follow import Followed, Following, Lost, Resumed
 from .introspection import Method
-from .messages import Chunk, Event, Gap
+from .messages import Asked, Chunk, Event, Gap
+from .sealed import Sealed
+from .service import Service, Stream
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Backlog", "Busy", "Canceled", "CannotConnect", "Chunk", "Claim", "Client", "Conflict",
-    "ConnectionLost", "DeadlineExceeded", "Endpoint", "EndpointError", "Event", "Followed",
-    "Following", "FrameError", "Gap", "Internal", "InvalidParams", "InvalidRequest", "KairoError",
-    "Limit", "Lost", "Malformed", "MessageTooLong", "Method", "NotFound", "PermissionDenied",
-    "ProtocolError", "Refused", "Resumed", "Subscription", "Timeout", "Unavailable", "Unencodable",
-    "Unsupported", "WrongShape",
+    "Asked", "Backlog", "Busy", "Canceled", "CannotConnect", "Chunk", "Claim", "Client",
+    "Conflict", "ConnectionLost", "DeadlineExceeded", "Endpoint", "EndpointError", "Event",
+    "Followed", "Following", "FrameError", "Gap", "Internal", "InvalidParams", "InvalidRequest",
+    "KairoError", "Limit", "Lost", "Malformed", "MessageTooLong", "Method", "NotFound",
+    "PermissionDenied", "ProtocolError", "Refused", "Resumed", "Sealed", "Service", "Stream",
+    "Subscription", "Timeout", "Unavailable", "Unencodable", "Unsupported", "WrongShape",
 ]

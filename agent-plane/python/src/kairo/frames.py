@@ -21,6 +21,9 @@ RESPONSE = 2
 EVENT = 3
 STREAM_CHUNK = 4
 
+#: Longest request or response with the feature ``large_frames``, bytes.
+LARGE_CONTROL_BYTES = 8 * 1024 * 1024
+
 _HEADER = struct.Struct(">2sBBI")
 
 
@@ -55,7 +58,8 @@ class Decoder:
     """Turns a stream of bytes into frames."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        #: What the peer may send, from the next header on.
+        self.limits = limits
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Tuple[int, bytes]]:
@@ -97,7 +101,7 @@ class Decoder:
             raise FrameError("version", text)
         if not REQUEST <= kind <= STREAM_CHUNK:
             raise FrameError("kind", f"frame type {kind} is unknown")
-        limit = self._limits.payload_bytes(kind)
+        limit = self.limits.payload_bytes(kind)
         if length > limit:
             text = f"a frame of {length} bytes exceeds the limit of {limit} bytes for its type"
             raise FrameError("too_long", text)

@@ -6,15 +6,20 @@ so a client that only wrote could wait for ever.
 
 from __future__ import annotations
 
+import array
+import os
 import select
 import socket
 import time
-from typing import Optional
+from typing import Any, List, Optional, Tuple
 
 from .errors import ConnectionLost, DeadlineExceeded, KairoError, ProtocolError
 from .session import Session
 
 _READ_BYTES = 64 * 1024
+#: Descriptors that one read may bring.
+_DESCRIPTORS = 8
+_CONTROL_BYTES = socket.CMSG_SPACE(_DESCRIPTORS * 4)
 #: How long credit, cancellations and the like may take to leave, s.
 _FLUSH_S = 10.0
 
@@ -26,6 +31,7 @@ class Link:
         stream.setblocking(False)
         self.stream = stream
         self.session = Session()
+        self.session.takes_descriptors = stream.family == socket.AF_UNIX
 
     @property
     def is_open(self) -> bool:
@@ -38,8 +44,8 @@ class Link:
             self.session.fail(error or ConnectionLost("the client was closed"))
         self.stream.close()
 
-    def send(self, frame: bytes, until: float) -> None:
-        """Sends a frame whole.
+    def send(self, frame: bytes, until: float, descriptor: Optional[int] = None) -> None:
+        """Sends a frame whole, with a descriptor beside its first byte.
 
         Raises :class:`kairo.ConnectionLost` (``may_have_happened`` where a byte left) or
         :class:`kairo.DeadlineExceeded`; after half a frame the connection is closed.
@@ -49,7 +55,10 @@ class Link:
             if not self.is_open:
                 raise self._lost(len(rest) < len(frame))
             try:
-                rest = rest[self.stream.send(rest):]
+                if descriptor is None or len(rest) < len(frame):
+                    rest = rest[self.stream.send(rest):]
+                else:
+                    rest = rest[self.stream.sendmsg([rest], _rights(descriptor)):]
                 continue
             except (BlockingIOError, InterruptedError):
                 pass
@@ -77,8 +86,19 @@ class Link:
 
     def read(self) -> None:
         """Takes in what is there, without waiting. Raises :class:`kairo.ProtocolError`."""
+        descriptors: List[int] = []
         try:
-            data = self.stream.recv(_READ_BYTES)
+            if self.session.takes_descriptors:
+                data, beside, flags, _ = self.stream.recvmsg(
+                    _READ_BYTES, _CONTROL_BYTES, socket.MSG_CMSG_CLOEXEC
+                )
+                descriptors = _descriptors(beside)
+                if flags & socket.MSG_CTRUNC:
+                    _close_all(descriptors)
+                    self.close(ConnectionLost("more descriptors came than may wait"))
+                    return
+            else:
+                data = self.stream.recv(_READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -88,7 +108,7 @@ class Link:
             self.close(ConnectionLost("the kernel closed the connection"))
             return
         try:
-            self.session.feed(data)
+            self.session.feed(data, descriptors)
         except ProtocolError:
             self.stream.close()
             raise
@@ -116,3 +136,22 @@ class Link:
 
     def _lost(self, sent: bool) -> ConnectionLost:
         return ConnectionLost(str(self.session.error), may_have_happened=sent)
+
+
+def _rights(descriptor: int) -> "List[Tuple[int, int, Any]]":
+    """What passes a descriptor on."""
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+
+
+def _descriptors(beside: "List[Tuple[int, int, bytes]]") -> List[int]:
+    """The descriptors that came beside the bytes."""
+    found = array.array("i")
+    for level, kind, data in beside:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[:len(data) - len(data) % found.itemsize])
+    return list(found)
+
+
+def _close_all(descriptors: List[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from . import frames, msgpack
 from .errors import WrongShape
+from .sealed import Sealed
 
 #: A request's id. This package uses numbers.
 Id = Union[int, str]
@@ -80,6 +81,16 @@ class Chunk:
     end: bool = False
     #: What was lost just before this chunk.
     gap: Optional[Gap] = None
+    #: Bytes of the stream in the descriptor that came with it; ``data`` is empty then.
+    attached_bytes: Optional[int] = None
+    #: Why the stream ended before its end, as ``error_info``; only with ``end``.
+    error: Optional[Dict[str, Any]] = None
+    #: The payload that ``attached_bytes`` announces.
+    attached: Optional[Sealed] = None
+
+    def content(self) -> bytes:
+        """The bytes of the stream that it carries, wherever they are."""
+        return self.data if self.attached is None else self.attached.read()
 
     def sample(self) -> Any:
         """``data`` as the one MsgPack value that streams of samples carry.
@@ -159,7 +170,40 @@ def chunk(value: Any) -> Chunk:
         data=entries.get("data", bytes),
         end=entries.get("end", bool, False),
         gap=lost,
+        attached_bytes=entries.get("attached_bytes", int, None),
+        error=entries.get("error", dict, None),
     )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request of somebody else's that this connection is to serve."""
+
+    #: To answer with; None in a notification.
+    id: Optional[Id]
+    #: ``namespace.method``.
+    method: str
+    params: Dict[str, Any]
+    #: What came beside them; ``caller`` is the kernel's word.
+    meta: Dict[str, Any]
+    #: The terms of the stream that it opens.
+    stream: Optional[Dict[str, Any]] = None
+
+
+def asked(value: Any) -> Asked:
+    """The request that a payload's value is. Raises :class:`kairo.WrongShape`."""
+    entries = _Map("request", value)
+    found = entries.entries.get("id")
+    meta = entries.get("meta", dict, {})
+    stream = _Map("request", meta).get("stream", dict, None)
+    if stream is not None:
+        terms = _Map("stream", stream)
+        for key, kind in (("subscription", str), ("credit_bytes", int), ("descriptors", bool)):
+            terms.get(key, kind)
+    if found is not None and (isinstance(found, bool) or not isinstance(found, (int, str))):
+        raise WrongShape("`id` of a request is a whole number or a text")
+    method, params = entries.get("method", str), entries.get("params", dict, {})
+    return Asked(found, method, params, meta, stream)
 
 
 @dataclass(frozen=True)
@@ -204,8 +248,13 @@ def request(
     return frames.encode(frames.REQUEST, msgpack.pack(envelope), limits)
 
 
+def encode(kind: int, message: Mapping[str, Any], limits: frames.Limits) -> bytes:
+    """The frame of a message. Raises as :func:`request`."""
+    return frames.encode(kind, msgpack.pack(dict(message)), limits)
+
+
 def incoming(kind: int, payload: bytes, limits: frames.Limits) -> Tuple[str, Any]:
-    """A frame's message: ``("response" | "event" | "chunk", message)``.
+    """A frame's message: ``("response" | "event" | "chunk" | "request", message)``.
 
     Raises :class:`kairo.ProtocolError`.
     """
@@ -215,4 +264,4 @@ def incoming(kind: int, payload: bytes, limits: frames.Limits) -> Tuple[str, Any
         return "event", event(decode(payload, limits))
     if kind == frames.STREAM_CHUNK:
         return "chunk", chunk(decode(payload, limits))
-    raise WrongShape("the kernel sent a request: only clients do")
+    return "request", asked(decode(payload, limits))

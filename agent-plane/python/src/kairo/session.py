@@ -10,16 +10,23 @@ What is kept is bounded: :data:`ABANDONED_CALLS` given-up calls, and for each su
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict, deque
-from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Tuple
+from dataclasses import replace
+from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from . import frames, messages
-from .errors import Backlog, ConnectionLost, KairoError, ProtocolError, Refused, refusal
+from .errors import (
+    Backlog, ConnectionLost, KairoError, ProtocolError, Refused, WrongShape, refusal,
+)
+from .sealed import Sealed
 
 #: Events and chunks that a subscription keeps unread.
 INBOX_ITEMS = 4096
 #: The topic of the one event of a connection that the kernel does not serve.
 CONNECTION_REFUSED = "kairo.system.connection.refused"
+#: What a chunk with a descriptor counts as credit, bytes.
+DESCRIPTOR_COST_BYTES = 64 * 1024
 #: Calls given up whose late answers are still recognised.
 ABANDONED_CALLS = 1024
 
@@ -140,6 +147,11 @@ class Session:
         self.strays = 0
         #: Why the connection is of no more use.
         self.error: Optional[KairoError] = None
+        #: Requests that wait to be served; None where this connection serves nothing.
+        self.asked: Optional[List[messages.Asked]] = None
+        #: Whether descriptors can come: only over a Unix socket, to who asks for them.
+        self.takes_descriptors = False
+        self._arrived: Deque[int] = deque()
         self._decoder = frames.Decoder(limits)
         self._next = 1
         self._pending: Dict[int, Call] = {}
@@ -169,15 +181,23 @@ class Session:
 
     def hello(self) -> bytes:
         """The frame that asks which features there are; the answer is taken in silently."""
-        call, frame = self.request("kernel.hello", {"features": ["cancel", "credit"]})
+        call, frame = self.request("kernel.hello", {"features": self._wishes()})
 
         def note() -> None:
             granted = call.result.get("features") if isinstance(call.result, dict) else None
             if isinstance(granted, list):
                 self.features = [name for name in granted if isinstance(name, str)]
+            if "large_frames" in self.features:
+                large = frames.LARGE_CONTROL_BYTES
+                self.limits = replace(self.limits, control_bytes=large)
+                self._decoder.limits = self.limits
 
         call.wake = note
         return frame
+
+    def _wishes(self) -> List[str]:
+        own = ["descriptors"] if self.takes_descriptors else []
+        return ["cancel", "credit", "large_frames"] + own
 
     def abandon(self, call: Call) -> None:
         """Nobody waits for ``call`` any more.
@@ -209,14 +229,24 @@ class Session:
         inbox.ended = True
         inbox.items.clear()
 
-    def feed(self, data: bytes) -> None:
-        """Takes bytes that arrived. Raises :class:`kairo.ProtocolError`; then close."""
+    def feed(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Takes bytes that arrived, and the descriptors beside them, which are its own then.
+
+        Raises :class:`kairo.ProtocolError`; then close.
+        """
+        self._arrived.extend(descriptors)
         try:
             for kind, payload in self._decoder.feed(data):
                 what, message = messages.incoming(kind, payload, self.limits)
                 if what == "response":
                     self._answer(message)
+                elif what == "request":
+                    if self.asked is None:
+                        raise WrongShape("the kernel sent a request to who serves nothing")
+                    self.asked.append(message)
                 else:
+                    if what == "chunk" and message.attached_bytes is not None:
+                        message = self._attach(message)
                     self._deliver(message, frames.HEADER_BYTES + len(payload))
         except ProtocolError as error:
             self.fail(error)
@@ -226,6 +256,8 @@ class Session:
         """The connection is over: every call under way and every subscription ends with it."""
         if self.error is None:
             self.error = error
+        while self._arrived:
+            os.close(self._arrived.popleft())
         pending, self._pending = self._pending, {}
         for call in pending.values():
             lost: KairoError = error
@@ -237,6 +269,14 @@ class Session:
             inbox.error = error
             inbox.wake()
         self._inboxes = {}
+
+    def _attach(self, chunk: messages.Chunk) -> messages.Chunk:
+        """The chunk with the descriptor that it announces."""
+        if not self._arrived:
+            raise WrongShape("a stream chunk's descriptor did not come")
+        assert chunk.attached_bytes is not None
+        sealed = Sealed.accept(self._arrived.popleft(), chunk.attached_bytes)
+        return replace(chunk, attached=sealed)
 
     def _answer(self, response: messages.Response) -> None:
         number = response.id
@@ -296,6 +336,7 @@ class Session:
                 self.fail(refusal(item.data, None, None))
             self.strays += 1
             return
-        inbox.put(item, frame_bytes)
+        attached = isinstance(item, messages.Chunk) and item.attached is not None
+        inbox.put(item, max(frame_bytes, DESCRIPTOR_COST_BYTES) if attached else frame_bytes)
         if inbox.ended:
             self._inboxes.pop(inbox.name, None)

@@ -1,0 +1,84 @@
+//! What arrives on a connection: bytes into frames, and the descriptors that come beside them.
+//!
+//! Descriptors are taken in only where they may come at all: over a connection that negotiated
+//! them and serves. Everywhere else the bytes are read without room for descriptors, and the
+//! machine's kernel closes what comes at once; nothing of it enters this process. Those taken in
+//! wait for the frames that announce them, at most [`kairo_wire::passing::MAX_WAITING`]; one that
+//! no frame announces closes the connection.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+
+use kairo_wire::{Decoder, ErrorInfo, Limits, scan};
+use crate::connection::{Connection, End};
+use crate::daemon::Daemon;
+use crate::large_frames::Share;
+use crate::router::refusal;
+use crate::socket::Socket;
+
+/// Most that is read at once, bytes; from a service, which may send streams.
+const READ_BYTES: usize = 16 * 1024;
+const READ_BYTES_OF_SERVICE: usize = 64 * 1024;
+
+/// The reading half of a connection.
+#[derive(Debug)]
+pub struct Input<'connection> {
+    socket: &'connection Socket,
+    buffer: Vec<u8>,
+    /// Bytes into frames.
+    pub decoder: Decoder,
+    /// Descriptors whose frames have not come yet.
+    pub arrived: VecDeque<OwnedFd>,
+    /// The share of the frame under way, if it is a large one.
+    pub share: Option<Share>,
+}
+
+impl<'connection> Input<'connection> {
+    /// What arrives over `socket`.
+    pub fn new(socket: &'connection Socket) -> Self {
+        Self {
+            socket,
+            buffer: vec![0; READ_BYTES],
+            decoder: Decoder::new(Limits::default()),
+            arrived: VecDeque::new(),
+            share: None,
+        }
+    }
+
+    /// Waits for a share of the large frames, if the frame under way is one and has none.
+    pub async fn have_share(&mut self, daemon: &Daemon) {
+        if let Some((kind, bytes)) = self.decoder.announced()
+            && bytes > Limits::default().control_bytes
+            && self.share.is_none()
+        {
+            self.share = daemon.large_frames.share(kind, bytes).await;
+        }
+    }
+
+    /// Whether a descriptor came that no frame announced.
+    pub fn has_stray_descriptors(&self) -> bool {
+        !self.decoder.is_mid_frame() && !self.arrived.is_empty()
+    }
+
+    /// Reads what is there, once something is; gives how much.
+    pub async fn read(&mut self, descriptors: bool) -> std::io::Result<usize> {
+        if !descriptors {
+            return self.socket.read(&mut self.buffer).await;
+        }
+        self.buffer.resize(READ_BYTES_OF_SERVICE, 0);
+        let arrived = &mut self.arrived;
+        self.socket.receive(&mut self.buffer, arrived).await
+    }
+
+    /// Takes in what was read.
+    pub fn feed(&mut self, count: usize) {
+        self.decoder.feed(&self.buffer[..count]);
+    }
+
+    /// Refuses the frame under way by its id, as far as that came; nothing can follow it.
+    pub fn refuse(&self, connection: &Connection, error: ErrorInfo) -> End {
+        let id = scan::salvage_id(self.decoder.unfinished_payload());
+        connection.outgoing.push(refusal(id, error));
+        End::Done
+    }
+}
