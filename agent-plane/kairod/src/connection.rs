@@ -14,7 +14,7 @@ use std::time::Duration;
 use kairo_wire::flow::WINDOW_BYTES;
 use kairo_wire::frame::LARGE_CONTROL_BYTES;
 use kairo_wire::message::{Message, MessageError};
-use kairo_wire::{ErrorInfo, Frame, FrameKind, Id, Limits, Request, Response, scan};
+use kairo_wire::{Frame, FrameKind, Id, Limits, Request, Response, scan};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
@@ -498,7 +498,9 @@ async fn take(
         // It would wait with what is shared by all connections.
         let text = "a large request is taken only while there is a place for it; send it again";
         let error = Reason::LargeFrames.error_retried(text, 50);
-        connection.outgoing.push(refusal(request.ok().and_then(|request| request.id), error));
+        connection
+            .outgoing
+            .push(refusal(request.ok().and_then(|request| request.id), error));
         return Ok(());
     }
     // Back-pressure: nothing further is begun while responses pile up. Kept as bytes, because what

@@ -9,12 +9,12 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
-use kairo_wire::{Decoder, ErrorInfo, Limits, scan};
 use crate::connection::{Connection, End};
 use crate::daemon::Daemon;
 use crate::large_frames::Share;
 use crate::router::refusal;
 use crate::socket::Socket;
+use kairo_wire::{Decoder, ErrorInfo, Limits, scan};
 
 /// Most that is read at once, bytes; from a service, which may send streams.
 const READ_BYTES: usize = 16 * 1024;

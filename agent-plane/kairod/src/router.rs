@@ -565,8 +565,7 @@ impl Router {
                     .unwrap_or_else(|_| Err(too_late(&name, allowed))),
                 Err(error) => Err(error),
             };
-            let answered =
-                result.and_then(|result| answer(&name, id.as_ref(), result, limits));
+            let answered = result.and_then(|result| answer(&name, id.as_ref(), result, limits));
             let trace_id = span.as_ref().map(|span| span.trace_id().to_string());
             if let Some(span) = span {
                 span.end(&answered);

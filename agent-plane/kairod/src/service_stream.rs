@@ -207,9 +207,7 @@ fn wishes(name: &str, params: &mut Value) -> Result<(Policy, Option<u64>), Error
 
 /// A place for one more stream of `caller`.
 fn place(daemon: &Daemon, caller: &Connection) -> Result<OwnedSemaphorePermit, ErrorInfo> {
-    let limit = |text: String| {
-        Reason::Streams.error_retried(text, 1000)
-    };
+    let limit = |text: String| Reason::Streams.error_retried(text, 1000);
     let services = daemon.services.all();
     let own: usize = services
         .iter()

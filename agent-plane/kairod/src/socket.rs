@@ -173,10 +173,11 @@ mod tests {
     async fn a_write_that_waits_for_room_ends_with_the_peer() {
         let (socket, far) = pair();
         let bytes = vec![0; 4_000_000];
-        let (written, ()) = tokio::join!(timeout(WATCHDOG, socket.write_all(&bytes, None)), async {
-            tokio::task::yield_now().await;
-            drop(far);
-        });
+        let (written, ()) =
+            tokio::join!(timeout(WATCHDOG, socket.write_all(&bytes, None)), async {
+                tokio::task::yield_now().await;
+                drop(far);
+            });
         assert!(written.unwrap().is_err());
     }
 }
