@@ -174,7 +174,9 @@ fn tell(stream: &UnixStream, full: Full, uid: u32, places: usize) {
     let error = ErrorInfo::new(ErrorCode::Busy, text)
         .reason(reason)
         .retry(Some(RETRY_MS));
-    let Ok(data) = rmpv::ext::to_value(&error) else {
+    // By way of bytes: rmpv's own conversion makes lists of structures.
+    let bytes = rmp_serde::to_vec_named(&error).unwrap_or_default();
+    let Ok(data) = rmpv::decode::read_value(&mut bytes.as_slice()) else {
         return;
     };
     let now = std::time::SystemTime::now();
