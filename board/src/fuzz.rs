@@ -191,7 +191,7 @@ fn fuzz(
 fn merge(target: &str, programs: &Path, scratch: &Path, corpus: &Path) -> anyhow::Result<()> {
     let mut cargo = cargo_fuzz("run", programs);
     cargo.arg(target).args([corpus, &scratch.join(target)]);
-    cargo.args(["--", "-merge=1"]);
+    cargo.args(["--", "-set_cover_merge=1"]);
     let step = Step::start(&format!("Keeping what {target} learned"), None);
     let log = scratch.join(format!("{target}-merge.log"));
     step.run(cargo, &log, BUILD_DEADLINE, |_| false)?;
@@ -199,10 +199,12 @@ fn merge(target: &str, programs: &Path, scratch: &Path, corpus: &Path) -> anyhow
     Ok(())
 }
 
-fn options(time: Duration) -> [String; 6] {
+fn options(time: Duration) -> [String; 7] {
     [
         format!("-max_total_time={}", time.as_secs()),
         format!("-max_len={MAX_INPUT_BYTES}"),
+        // Of any length from the start: a slow target would else see short ones only.
+        "-len_control=0".into(),
         format!("-rss_limit_mb={MEMORY_MIB}"),
         format!("-malloc_limit_mb={ALLOCATION_MIB}"),
         format!("-timeout={INPUT_SECONDS}"),

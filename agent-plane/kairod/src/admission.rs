@@ -172,7 +172,10 @@ fn tell(stream: &UnixStream, full: Full, uid: u32, places: usize) {
             Reason::Places.error_retried(text, RETRY_MS)
         }
     };
-    let Ok(data) = rmpv::ext::to_value(&ConnectionRefused { error }) else {
+    // By way of bytes: rmpv's own conversion makes lists of structures.
+    let fact = ConnectionRefused { error };
+    let bytes = rmp_serde::to_vec_named(&fact).unwrap_or_default();
+    let Ok(data) = rmpv::decode::read_value(&mut bytes.as_slice()) else {
         return;
     };
     let now = std::time::SystemTime::now();
