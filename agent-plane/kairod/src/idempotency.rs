@@ -430,12 +430,12 @@ mod tests {
         assert!(refused.message.contains("permission.list"), "{refused}");
         let late = first(&keys, "a", "late", 1);
         late.begun("device.send");
-        late.failed(&ErrorInfo::new(ErrorCode::Timeout, "no reply"));
+        late.failed(&Reason::Deadline.error("no reply"));
         drop(late);
         assert!(keys.begin("a", "late", [1; 32]).is_err());
         let refused = first(&keys, "a", "refused", 1);
         refused.begun("device.send");
-        refused.failed(&ErrorInfo::new(ErrorCode::Limit, "too far"));
+        refused.failed(&Reason::TooLarge.error("too far"));
         drop(refused);
         drop(first(&keys, "a", "refused", 1));
     }
