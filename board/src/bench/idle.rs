@@ -1,9 +1,9 @@
 //! How often a daemon that has nothing to do wakes up.
 //!
 //! Every thread counts in `/proc` how often it went to sleep by itself; each of those ended with a
-//! wake-up. Counts over a span, after the daemon has settled. A thread that came or went in the span
-//! is counted from or to where it was seen, so a helper that starts and ends unseen is missed: the
-//! span's processor time is reported beside.
+//! wake-up. Counts over a span, after the daemon has settled. A thread that came in the span
+//! counts from its beginning; one that ended in it does not count, so the span's processor time is
+//! reported beside.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -2,9 +2,9 @@
 //! to a hundred subscribers, one of which stalls; and a kairod that has nothing to do.
 //!
 //! kairod runs as it is shipped, without a real-time plane; every control is a process of its own
-//! too. `board/ipc-bench` measures all of them in turns, window by window, in two placements: caller
-//! and server on one core, and on two. A mark's value is the median over the windows; everything is
-//! in `raw`.
+//! too. `board/ipc-bench` measures all of them in turns, window by window, in two placements:
+//! caller and server on one core, and on two. A mark's value is the median over the windows;
+//! everything is in `raw`.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
