@@ -167,7 +167,7 @@ fn traces_are_listed_and_one_is_shown_as_a_tree() {
     let lines: Vec<&str> = tree.lines().collect();
     assert!(lines[2].starts_with("device.send  "), "{tree}");
     assert!(
-        lines[3].starts_with("  rt.command  kairo-rt   0.400    1.500"),
+        lines[3].starts_with("  rt.command  kairo-rt  0.400    1.500"),
         "{tree}"
     );
     assert!(

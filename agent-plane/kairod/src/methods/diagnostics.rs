@@ -171,6 +171,8 @@ impl Section {
 
 async fn diagnostics(call: &Call) -> Diagnostics {
     let daemon = &call.daemon;
+    // Before the first wait: this request itself is not among those under way then.
+    let connections = connections(daemon);
     let mut sections = BTreeMap::new();
     for (name, method) in ASKED {
         let section = match ask(call, method, Value::Map(Vec::new())).await {
@@ -199,7 +201,7 @@ async fn diagnostics(call: &Call) -> Diagnostics {
         requests,
         refusals,
         refused_connections: daemon.refused_connections.get(),
-        connections: connections(daemon),
+        connections,
         sections,
     }
 }
