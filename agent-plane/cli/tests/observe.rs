@@ -1,5 +1,5 @@
-//! `kairo trace`, `kairo diagnostics` and `kairo metrics`, against a scripted kernel, and the export
-//! against a collector that is a real HTTP server.
+//! `kairo trace`, `kairo diagnostics` and `kairo metrics`, against a scripted kernel, and the
+//! export against a collector that is a real HTTP server.
 
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 
