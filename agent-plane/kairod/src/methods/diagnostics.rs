@@ -248,11 +248,9 @@ async fn events(call: &Call) -> Section {
     ]);
     let (from, answer) = match ask(call, "event.query", params).await {
         Ok(answer) => {
-            let entries = answer.as_map().into_iter().flatten();
-            let found = entries
-                .cloned()
-                .find(|(key, _)| key.as_str() == Some("events"));
-            ("log", found.map(|(_, events)| events))
+            let mut entries = answer.as_map().into_iter().flatten();
+            let found = entries.find(|(key, _)| key.as_str() == Some("events"));
+            ("log", found.map(|(_, events)| events.clone()))
         }
         Err(error) => return events_in_memory(call, &error),
     };
