@@ -73,20 +73,18 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
         _ => {}
     }
     let endpoint = match &arguments.socket {
-        Some(text) => Endpoint::parse(text).map_err(kairo_wire::ClientError::from)?,
-        None => Endpoint::from_environment().map_err(kairo_wire::ClientError::from)?,
+        Some(text) => Endpoint::parse(text),
+        None => Endpoint::from_environment(),
     };
-    if let Command::Rt {
-        command: RtCommand::Estop,
-    } = &arguments.command
-    {
-        return operator::estop(terminal, &endpoint, arguments.timeout);
-    }
-    if let Command::Trace {
-        command: TraceCommand::Export(options),
-    } = &arguments.command
-    {
-        return trace::export(terminal, &endpoint, arguments.timeout, options);
+    let endpoint = endpoint.map_err(kairo_wire::ClientError::from)?;
+    match &arguments.command {
+        Command::Rt {
+            command: RtCommand::Estop,
+        } => return operator::estop(terminal, &endpoint, arguments.timeout),
+        Command::Trace {
+            command: TraceCommand::Export(options),
+        } => return trace::export(terminal, &endpoint, arguments.timeout, options),
+        _ => {}
     }
     let mut client = Client::connect_to(&endpoint)?;
     let mut session = call::Session::new(&mut client, arguments.timeout);

@@ -1,5 +1,5 @@
-//! `kairo trace`, `kairo diagnostics` and `kairo metrics`, against a scripted kernel, and the export
-//! against a collector that is a real HTTP server.
+//! `kairo trace`, `kairo diagnostics` and `kairo metrics`, against a scripted kernel, and the
+//! export against a collector that is a real HTTP server.
 
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 
@@ -167,7 +167,7 @@ fn traces_are_listed_and_one_is_shown_as_a_tree() {
     let lines: Vec<&str> = tree.lines().collect();
     assert!(lines[2].starts_with("device.send  "), "{tree}");
     assert!(
-        lines[3].starts_with("  rt.command  kairo-rt   0.400    1.500"),
+        lines[3].starts_with("  rt.command  kairo-rt  0.400    1.500"),
         "{tree}"
     );
     assert!(

@@ -50,7 +50,8 @@ const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
 /// How long the start waits for the event log.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A policy or settings that are wrong, as kairo-init and systemd know it: not worth a restart (EX_CONFIG).
+/// A policy or settings that are wrong, as kairo-init and systemd know it: not worth a restart
+/// (EX_CONFIG).
 const EXIT_CONFIG_REFUSED: u8 = 78;
 
 fn main() -> anyhow::Result<ExitCode> {

@@ -71,91 +71,84 @@ impl Watch {
 
     /// Everything that a sample says and that has a bound.
     fn readings(&mut self, sample: &Sample, metrics: &Metrics) -> Vec<Reading> {
-        let mut all = Vec::new();
-        let mut put = |metric, sensor: &str, value: f64, unit, bound, is_maximum| {
-            if value.is_finite() {
-                all.push(Reading {
-                    metric,
-                    sensor: sensor.into(),
-                    value,
-                    unit,
-                    bound,
-                    is_maximum,
-                });
-            }
-        };
-        for zone in &sample.temperatures {
-            let sensor = format!("{} {}", zone.sensor, zone.zone);
-            put(
-                "temperature",
-                &sensor,
-                zone.celsius,
-                "°C",
-                metrics.temperature_c,
-                true,
-            );
-        }
-        for battery in &sample.batteries {
-            let (sensor, percent) = (&battery.sensor, battery.percent);
-            put(
-                "battery",
-                sensor,
-                percent,
-                "percent",
-                metrics.battery_percent,
-                false,
-            );
-        }
-        if let Some(load) = sample.load.first()
-            && sample.cpus > 0
-        {
-            let value = load / sample.cpus as f64;
-            put(
-                "load",
-                "loadavg",
-                value,
-                "per CPU",
-                metrics.load_per_cpu,
-                true,
-            );
-        }
+        let mut all = of_sensors(sample, metrics);
         let before = std::mem::replace(&mut self.ticks, sample.ticks);
-        if let (Some((busy, all)), Some((busy_now, all_now))) = (before, sample.ticks)
-            && all_now > all
+        if let (Some((busy, total)), Some((busy_now, total_now))) = (before, sample.ticks)
+            && total_now > total
         {
-            let value = percent(busy_now.saturating_sub(busy), all_now - all);
-            put(
-                "cpu_busy",
-                "cpu",
-                value,
-                "percent",
-                metrics.cpu_busy_percent,
-                true,
-            );
+            let value = percent(busy_now.saturating_sub(busy), total_now - total);
+            let bound = metrics.cpu_busy_percent;
+            all.push(above("cpu_busy", "cpu", value, "percent", bound));
         }
-        if let Some((available, all)) = sample.memory {
+        if let Some((available, total)) = sample.memory {
             let bound = metrics.memory_available_percent;
-            put(
-                "memory_available",
-                "memory",
-                percent(available, all),
-                "percent",
-                bound,
-                false,
-            );
+            let value = percent(available, total);
+            all.push(below("memory_available", "memory", value, bound));
         }
         if let Some(disk) = &sample.disk {
             let value = percent(disk.free_bytes, disk.total_bytes);
-            put(
+            all.push(below(
                 "disk_free",
                 &disk.path,
                 value,
-                "percent",
                 metrics.disk_free_percent,
-                false,
-            );
+            ));
         }
+        all.retain(|reading| reading.value.is_finite());
         all
+    }
+}
+
+/// What does not need an earlier look or a whole.
+fn of_sensors(sample: &Sample, metrics: &Metrics) -> Vec<Reading> {
+    let mut all = Vec::new();
+    for zone in &sample.temperatures {
+        let sensor = format!("{} {}", zone.sensor, zone.zone);
+        let bound = metrics.temperature_c;
+        all.push(above("temperature", &sensor, zone.celsius, "°C", bound));
+    }
+    for battery in &sample.batteries {
+        let (sensor, percent) = (&battery.sensor, battery.percent);
+        all.push(below("battery", sensor, percent, metrics.battery_percent));
+    }
+    if let Some(load) = sample.load.first()
+        && sample.cpus > 0
+    {
+        let value = load / sample.cpus as f64;
+        all.push(above(
+            "load",
+            "loadavg",
+            value,
+            "per CPU",
+            metrics.load_per_cpu,
+        ));
+    }
+    all
+}
+
+/// A measurement that must not be above its bound.
+fn above(
+    metric: &'static str,
+    sensor: &str,
+    value: f64,
+    unit: &'static str,
+    bound: Bound,
+) -> Reading {
+    Reading {
+        metric,
+        sensor: sensor.into(),
+        value,
+        unit,
+        bound,
+        is_maximum: true,
+    }
+}
+
+/// A share, in percent, that must not be below its bound.
+fn below(metric: &'static str, sensor: &str, value: f64, bound: Bound) -> Reading {
+    Reading {
+        is_maximum: false,
+        ..above(metric, sensor, value, "percent", bound)
     }
 }
 

@@ -180,6 +180,8 @@ impl Section {
 
 async fn diagnostics(call: &Call) -> Diagnostics {
     let daemon = &call.daemon;
+    // Before the first wait: this request itself is not among those under way then.
+    let connections = connections(daemon);
     let mut sections = BTreeMap::new();
     for (name, method) in ASKED {
         let section = match ask(call, method, Value::Map(Vec::new())).await {
@@ -214,7 +216,7 @@ async fn diagnostics(call: &Call) -> Diagnostics {
         closed_silent: counts.silent,
         failed_accepts: counts.failures,
         places: counts.places,
-        connections: connections(daemon),
+        connections,
         sections,
     }
 }
@@ -261,11 +263,9 @@ async fn events(call: &Call) -> Section {
     ]);
     let (from, answer) = match ask(call, "event.query", params).await {
         Ok(answer) => {
-            let entries = answer.as_map().into_iter().flatten();
-            let found = entries
-                .cloned()
-                .find(|(key, _)| key.as_str() == Some("events"));
-            ("log", found.map(|(_, events)| events))
+            let mut entries = answer.as_map().into_iter().flatten();
+            let found = entries.find(|(key, _)| key.as_str() == Some("events"));
+            ("log", found.map(|(_, events)| events.clone()))
         }
         Err(error) => return events_in_memory(call, &error),
     };

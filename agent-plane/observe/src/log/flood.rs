@@ -74,7 +74,7 @@ impl Floods {
                 left_out: site.left_out,
             })
             .collect();
-        all.sort_by(|one, other| other.left_out.cmp(&one.left_out));
+        all.sort_by_key(|site| std::cmp::Reverse(site.left_out));
         all
     }
 }

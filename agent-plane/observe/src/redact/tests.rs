@@ -132,7 +132,10 @@ proptest! {
     }
 
     #[test]
-    fn a_handle_goes_wherever_it_stands(before in "\\PC{0,30}", after in "[^A-Za-z0-9_.+/~-]\\PC{0,20}") {
+    fn a_handle_goes_wherever_it_stands(
+        before in "\\PC{0,30}",
+        after in "[^A-Za-z0-9_.+/~-]\\PC{0,20}",
+    ) {
         let whole = format!("{before}sh_vault_{CANARY}{after}");
         prop_assert!(!text(&whole).contains(CANARY));
     }
