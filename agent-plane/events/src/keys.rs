@@ -50,8 +50,9 @@ pub struct Kept {
     pub result: Option<Vec<u8>>,
 }
 
-/// Makes the result of an event that is published under a key.
-pub type ResultOf = Box<dyn FnOnce(&Appended) -> Vec<u8> + Send>;
+/// Makes the result of an event that is published under a key, from what became of it and the id
+/// that the log gives it if it has none of its own.
+pub type ResultOf = Box<dyn FnOnce(&Appended, String) -> Vec<u8> + Send>;
 
 /// The key under which an event is published.
 pub struct Keyed {

@@ -159,7 +159,7 @@ impl<'c> Log<'c> {
         appended: &Appended,
         stamp: Stamp,
     ) -> Result<(), StoreError> {
-        let result = (keyed.result)(appended);
+        let result = (keyed.result)(appended, self.made_id(appended.seq));
         let now = (stamp.time_ns, stamp.monotonic_ns);
         self.put_key(
             &keyed.key,

@@ -2,8 +2,8 @@
 //!
 //! Migrations are numbered and go forward only, all of them in one transaction. Before that a whole
 //! copy of the file is made beside it (`events.db.v1.backup`), flushed before it gets that name;
-//! the two newest are kept. Where the disk has no room for the copy, nothing is changed and the file is
-//! not used. A file of a later version is left alone.
+//! the two newest are kept. Where the disk has no room for the copy, nothing is changed and the
+//! file is not used. A file of a later version is left alone.
 
 use std::path::{Path, PathBuf};
 

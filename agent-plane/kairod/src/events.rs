@@ -219,7 +219,7 @@ impl EventBus {
             None => log.store.append(event.clone()),
             Some(once) => log
                 .store
-                .append_keyed(event.clone(), once.keyed(self.result_of(&event))),
+                .append_keyed(event.clone(), once.keyed(result_of(event.id.clone()))),
         };
         drop(log);
         let appended = appended.map_err(|error| refusal(&error));
@@ -246,27 +246,6 @@ impl EventBus {
         shown.await.unwrap_or_else(|error| {
             let text = format!("publishing was given up: {error}");
             Err(Reason::Internal.error(text))
-        })
-    }
-
-    /// Makes the result that is kept with an event, on the log's own thread.
-    fn result_of(&self, event: &NewEvent) -> kairo_events::keys::ResultOf {
-        let id = event.id.clone();
-        let log = self.log.borrow().as_ref().map(|log| log.store.id_of(0));
-        Box::new(move |appended| {
-            // The id of number 0, without it, is the first part of all of them.
-            let made = || {
-                let first = log.as_deref().unwrap_or("-0").trim_end_matches('0');
-                format!("{first}{}", appended.seq)
-            };
-            let mut told = Published {
-                seq: appended.seq,
-                id: id.clone().unwrap_or_else(made),
-                version: None,
-                duplicate: false,
-            };
-            told.appended(appended);
-            result(&told)
         })
     }
 
@@ -517,6 +496,20 @@ fn store_facts(
 pub fn time_text(time_ns: i64) -> String {
     let since = Duration::from_nanos(u64::try_from(time_ns).unwrap_or(0));
     humantime::format_rfc3339_millis(UNIX_EPOCH + since).to_string()
+}
+
+/// Makes the result that is kept with an event, on the log's own thread.
+fn result_of(id: Option<String>) -> kairo_events::keys::ResultOf {
+    Box::new(move |appended, made| {
+        let mut told = Published {
+            seq: appended.seq,
+            id: id.unwrap_or(made),
+            version: None,
+            duplicate: false,
+        };
+        told.appended(appended);
+        result(&told)
+    })
 }
 
 /// The result of publishing, as it travels.

@@ -261,6 +261,28 @@ fn a_grant_that_is_gone_without_a_word_is_told_as_revoked() {
     }
 }
 
+/// As kairod 0.1 wrote it: one without an end, one whose end is past, one with limits until 2100.
+const GRANTS_1: &str = include_str!("fixtures/grants-v1.json");
+
+#[test]
+fn grants_of_the_first_released_format_are_in_force_again() {
+    let system = System::start_with(|directory| {
+        std::fs::create_dir(directory.join("state")).unwrap();
+        std::fs::write(directory.join("state/grants.json"), GRANTS_1).unwrap();
+    });
+    let mut client = system.client();
+    let list = call(&mut client, "permission.list", json!({})).unwrap();
+    let rules = list["rules"].as_array().unwrap().iter();
+    let grants: Vec<&Value> = rules
+        .filter(|rule| rule["origin"].as_str().unwrap().starts_with("grant:"))
+        .collect();
+    let origins: Vec<&Value> = grants.iter().map(|grant| &grant["origin"]).collect();
+    assert_eq!(origins, ["grant:3", "grant:1"]);
+    assert_eq!(grants[0]["limits"]["velocity_scale_max"], 0.5);
+    let next = call(&mut client, "permission.grant", grant("arm")).unwrap();
+    assert_eq!(next["id"], 4);
+}
+
 #[test]
 fn an_agent_that_connects_all_the_time_makes_few_events() {
     let system = System::start_without_rt();

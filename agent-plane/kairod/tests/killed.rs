@@ -17,7 +17,7 @@ use support::{PATIENCE, System, call};
 
 const KILLS: u64 = 24;
 /// Keys are counted for ten minutes: of an identity fewer than kairod allows.
-const MAX_KEYED_GRANTS: usize = 100;
+const MAX_KEYS: usize = 100;
 
 /// Numbers that follow from a seed (splitmix64).
 struct Chance(u64);
@@ -78,7 +78,9 @@ impl Publisher {
 /// Publishes under keys, and repeats what it has no answer to.
 #[derive(Default)]
 struct Repeater {
-    life: u64,
+    /// Who it is: somebody else whenever its keys are used up.
+    generation: usize,
+    keys: usize,
     next: u64,
     pending: Option<(u64, String)>,
     acked: BTreeMap<u64, u64>,
@@ -86,9 +88,18 @@ struct Repeater {
 }
 
 impl Repeater {
+    /// Its name from now on. What has no answer yet has to be repeated under the same.
+    fn name(&mut self) -> String {
+        if self.keys >= MAX_KEYS && self.pending.is_none() {
+            self.generation += 1;
+            self.keys = 0;
+        }
+        format!("repeater{}", self.generation)
+    }
+
     fn publish(&mut self, client: &mut Client, index: u64, key: &str) -> bool {
         let class = ["synchronous", "batched"][usize::from(!index.is_multiple_of(2))];
-        let topic = "agent.repeater.said";
+        let topic = format!("agent.repeater{}.said", self.generation);
         let params = json!({"topic": topic, "data": index, "class": class});
         match attempt(client, "event.publish", params, Some(key)) {
             Outcome::Done(result) => {
@@ -106,14 +117,13 @@ impl Repeater {
     }
 
     fn work(&mut self, client: &mut Client) {
-        self.life += 1;
         if let Some((index, key)) = self.pending.take() {
             self.repeated += 1;
             if !self.publish(client, index, &key) {
                 return;
             }
         }
-        // Of an identity at most 128 keys; after them it waits for the end without.
+        // A few keys of a life; after them it waits for the end without.
         for round in 0.. {
             if round > 3 {
                 if let Outcome::Lost = attempt(client, "kernel.ping", json!({}), None) {
@@ -122,6 +132,7 @@ impl Repeater {
                 continue;
             }
             self.next += 1;
+            self.keys += 1;
             let (index, key) = (self.next, format!("r{}", self.next));
             if !self.publish(client, index, &key) {
                 return;
@@ -226,6 +237,8 @@ impl Granter {
             Outcome::Done(result) => {
                 self.granted.insert(target.into(), number(&result["id"]));
             }
+            // Those that nobody has an answer to stay in force.
+            Outcome::Refused(error) if error.reason_name() == "grants" => {}
             Outcome::Refused(error) => {
                 assert_eq!(error.reason_name(), "outcome_unknown", "{error}");
                 self.unknown += 1;
@@ -247,7 +260,7 @@ impl Granter {
         loop {
             self.next += 1;
             let target = format!("d{}", self.next);
-            let key = (self.keyed.len() < MAX_KEYED_GRANTS && chance.below(3) == 0).then(|| {
+            let key = (self.keyed.len() < MAX_KEYS && chance.below(3) == 0).then(|| {
                 self.keyed.insert(target.clone());
                 target.clone()
             });
@@ -341,7 +354,7 @@ impl Work {
     fn until_a_kill(&mut self, system: &mut System, chance: &mut Chance) {
         let client = || system.client();
         let (mut one, mut two, mut three, mut four) = (client(), client(), client(), client());
-        let mut agent = system.confined("agent", "repeater");
+        let mut agent = system.confined("agent", &self.repeater.name());
         let mut seeds = [(); 3].map(|()| Chance(chance.below(u64::MAX)));
         let [plan, hold, grants] = &mut seeds;
         let until = Duration::from_micros(chance.below(120_000));
@@ -359,7 +372,7 @@ impl Work {
 
     fn check(&self, client: &mut Client) {
         check_published(&events(client, "app.plain"), &self.publisher.acked);
-        check_published(&events(client, "agent.repeater.said"), &self.repeater.acked);
+        check_published(&events(client, "agent.*.said"), &self.repeater.acked);
         self.check_intents(client);
         let claimed = count(&events(client, "kairo.system.device.claimed"), "epoch");
         let released = count(&events(client, "kairo.system.device.released"), "epoch");
