@@ -1,6 +1,6 @@
 //! What the whole of kairod shares, on its one thread.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
@@ -20,8 +20,10 @@ use crate::facts::{
 use crate::grant_file::GrantFile;
 use crate::idempotency::Keys;
 use crate::intents::{Intent, Intents, Status};
+use crate::methods::introspection::Own;
 use crate::permission::grant::Now;
 use crate::permission::policy::Policy;
+use crate::permission::request::Requests;
 use crate::permission::{Class, Decision, DeviceLimits, Right, Table};
 use crate::plane::{Plane, SharedPlane};
 use crate::reasons::Reason;
@@ -58,6 +60,10 @@ pub struct Daemon {
     pub connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     /// Connections refused because there were too many.
     pub refused_connections: Cell<u64>,
+    /// Rights that somebody asks for.
+    pub requests: RefCell<Requests>,
+    /// What kernel.introspect tells of kairod's own, made when it is first asked for.
+    pub introspected: OnceCell<Own>,
     /// Rung when there are other grants than before.
     pub grants_changed: Notify,
     /// How much each user may still write into the audit log.
@@ -98,6 +104,8 @@ impl Daemon {
             services: Services::default(),
             connections: RefCell::default(),
             refused_connections: Cell::new(0),
+            requests: RefCell::default(),
+            introspected: OnceCell::new(),
             grants_changed: Notify::new(),
             quotas: RefCell::default(),
             draining: Cell::new(false),
