@@ -84,6 +84,21 @@ pub enum Command {
     },
     /// Calls any method of the kernel and prints its result.
     Call(CallOptions),
+    /// Explains the kernel's methods: all in a line each, or one with its parameters and result.
+    Methods {
+        /// The method, such as device.send.
+        name: Option<String>,
+    },
+    /// Explains the kernel's topics: all in a line each, or one with its data.
+    Topics {
+        /// The topic, such as kairo.device.claimed.
+        name: Option<String>,
+    },
+    /// Explains why the kernel refuses things, and what to do about it.
+    Errors {
+        /// A code such as E_BUSY, or a reason such as claimed.
+        name: Option<String>,
+    },
     /// Prints a script that lets a shell complete this command's words.
     ///
     /// bash: `source <(kairo completion bash)`; zsh: `source <(kairo completion zsh)`; fish:

@@ -15,6 +15,7 @@ mod device;
 mod diagnostics;
 mod doctor;
 mod events;
+mod explain;
 mod failsafe;
 mod failure;
 mod intent;
@@ -91,6 +92,9 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
     match &arguments.command {
         Command::Status => status::show(&mut session, terminal),
         Command::Call(options) => call::raw(&mut session, terminal, options),
+        Command::Methods { name } => explain::methods(&mut session, terminal, name.as_deref()),
+        Command::Topics { name } => explain::topics(&mut session, terminal, name.as_deref()),
+        Command::Errors { name } => explain::errors(&mut session, terminal, name.as_deref()),
         Command::Run(options) => run::run(&mut session, &endpoint, options),
         Command::Intent { command } => intent::intent(&mut session, terminal, command),
         Command::Permission { command } => permission::permission(&mut session, terminal, command),

@@ -22,8 +22,18 @@ pub enum PermissionCommand {
         #[command(flatten)]
         who: Who,
     },
-    /// Gives a right, for a while or until it is revoked.
+    /// Lists the rights that somebody asks for.
+    Requests,
+    /// Gives a right, for a while or until it is revoked: what was asked for, or any.
     Grant(GrantOptions),
+    /// Refuses a right that somebody asks for.
+    Deny {
+        /// The request, as `permission requests` shows it.
+        request: u64,
+        /// Why: whoever asks again is told.
+        #[arg(long)]
+        reason: String,
+    },
     /// Takes a grant away; claims that rest on it end at once.
     Revoke {
         /// Its number, as `permission list` shows it.
@@ -65,18 +75,23 @@ impl Who {
 #[derive(Debug, Args)]
 pub struct GrantOptions {
     /// The right, such as device.claim.
-    pub right: String,
+    #[arg(required_unless_present = "request")]
+    pub right: Option<String>,
     /// The method, device, topic or scope; `*` is one segment, `>` the tail.
-    pub target: String,
+    #[arg(required_unless_present = "request")]
+    pub target: Option<String>,
+    /// What this request asks for, to who asks, as `permission requests` shows it.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["right", "class", "name", "uid"])]
+    pub request: Option<u64>,
     /// Whom.
     #[command(flatten)]
     pub who: Who,
-    /// How long; until it is revoked if absent.
+    /// How long; until it is revoked, or as long as was asked for, if absent.
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub lasts: Option<std::time::Duration>,
     /// Why, for people and for the audit log.
-    #[arg(long)]
-    pub reason: String,
+    #[arg(long, required_unless_present = "request")]
+    pub reason: Option<String>,
     /// With device.write: highest fraction of the velocity limits.
     #[arg(long, value_name = "FRACTION")]
     pub velocity_scale_max: Option<f64>,
@@ -98,6 +113,15 @@ pub fn permission(
         PermissionCommand::List => list(session, terminal),
         PermissionCommand::Check { right, target, who } => {
             check(session, terminal, right, target, who)
+        }
+        PermissionCommand::Requests => requests(session, terminal),
+        PermissionCommand::Deny { request, reason } => {
+            let params = json!({"request": request, "reason": reason});
+            let denied = session.call("permission.deny", params)?;
+            if terminal.json {
+                return terminal.json_page(&denied);
+            }
+            terminal.line(format!("request {request} is refused"))
         }
         PermissionCommand::Grant(options) => grant(session, terminal, options),
         PermissionCommand::Revoke { id } => {
@@ -139,6 +163,43 @@ fn list(session: &mut Session<'_>, terminal: &Terminal) -> Result<(), Failure> {
             Cell::from(text(&rule["target"])),
             Cell::from(described(&rule["limits"])),
             Cell::from(rule["reason"].as_str().unwrap_or_default().to_string()),
+        ]);
+    }
+    terminal.table(&table)
+}
+
+/// A text of a peer's as one harmless cell.
+fn plain(words: &Value) -> String {
+    let words = text(words);
+    words
+        .chars()
+        .filter(|letter| !letter.is_control())
+        .collect()
+}
+
+fn requests(session: &mut Session<'_>, terminal: &Terminal) -> Result<(), Failure> {
+    let listed = session.call("permission.list", json!({}))?;
+    let requests = &listed["requests"];
+    if terminal.json {
+        return terminal.json_page(&json!({"requests": requests}));
+    }
+    if items(requests).is_empty() {
+        return terminal.line("nobody asks for a right");
+    }
+    let mut table = Table::new(&["id", "who", "right", "to", "for s", "ends in s", "says"]);
+    for request in items(requests) {
+        table.row([
+            Cell::from(text(&request["request"])),
+            Cell::from(plain(&Value::from(described(&request["who"])))),
+            Cell::from(text(&request["right"])),
+            Cell::from(plain(&request["target"])),
+            Cell::from(
+                request["ttl_s"]
+                    .as_u64()
+                    .map_or("good".into(), |ttl| ttl.to_string()),
+            ),
+            Cell::from(text(&request["expires_s"])),
+            Cell::from(plain(&request["reason"])),
         ]);
     }
     terminal.table(&table)
@@ -192,10 +253,6 @@ fn grant(
     terminal: &Terminal,
     options: &GrantOptions,
 ) -> Result<(), Failure> {
-    let Some(who) = options.who.params() else {
-        let text = "say whom: --class, --name or --uid";
-        return Err(Failure::Usage(text.into()));
-    };
     let mut limits = Map::new();
     if let Some(scale) = options.velocity_scale_max {
         limits.insert("velocity_scale_max".into(), json!(scale));
@@ -206,10 +263,21 @@ fn grant(
     if !options.joints.is_empty() {
         limits.insert("joints".into(), json!(options.joints));
     }
-    let mut params = json!({
-        "who": who, "right": options.right, "target": options.target, "limits": limits,
-        "reason": options.reason,
-    });
+    let mut params = json!({"limits": limits});
+    if let Some(request) = options.request {
+        params["request"] = json!(request);
+    } else {
+        let Some(who) = options.who.params() else {
+            let text = "say whom: --class, --name or --uid";
+            return Err(Failure::Usage(text.into()));
+        };
+        params["who"] = who;
+        params["right"] = json!(options.right);
+        params["target"] = json!(options.target);
+    }
+    if let Some(reason) = &options.reason {
+        params["reason"] = json!(reason);
+    }
     if let Some(lasts) = options.lasts {
         params["ttl_s"] = json!(lasts.as_secs());
     }

@@ -1,6 +1,6 @@
 //! What the whole of kairod shares, on its one thread.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::rc::Rc;
@@ -24,8 +24,10 @@ use crate::grant_writer::GrantWriter;
 use crate::idempotency::Keys;
 use crate::intents::{Intent, Intents, Status};
 use crate::large_frames::LargeFrames;
+use crate::methods::introspection::Own;
 use crate::permission::grant::{Grant, Now};
 use crate::permission::policy::Policy;
+use crate::permission::request::Requests;
 use crate::permission::{Class, Decision, DeviceLimits, Right, Table};
 use crate::plane::{Plane, SharedPlane};
 use crate::reasons::Reason;
@@ -82,6 +84,10 @@ pub struct Daemon {
     pub connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     /// Who gets a connection.
     pub admission: Admission,
+    /// Rights that somebody asks for.
+    pub requests: RefCell<Requests>,
+    /// What kernel.introspect tells of kairod's own, made when it is first asked for.
+    pub introspected: OnceCell<Own>,
     /// Rung when there are other grants than before.
     pub grants_changed: Notify,
     /// How much each user may still write into the audit log.
@@ -129,6 +135,8 @@ impl Daemon {
             stream_places: Places::default(),
             connections: RefCell::default(),
             admission: Admission::default(),
+            requests: RefCell::default(),
+            introspected: OnceCell::new(),
             grants_changed: Notify::new(),
             quotas: RefCell::default(),
             draining: Cell::new(false),

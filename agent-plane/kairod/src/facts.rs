@@ -101,6 +101,10 @@ topics! {
         "a grant was taken away, or is over";
     ConnectionRefused: "kairo.system.connection.refused", Volatile, Evolving, "0.1",
         "this connection is not served, and closes; sent to it alone, without a number";
+    PermissionRequested: "kairo.system.security.permission.requested", Batched, Evolving, "0.1",
+        "a peer asks an operator for a right";
+    PermissionDecided: "kairo.system.security.permission.decided", Batched, Evolving, "0.1",
+        "a request for a right was granted or refused, or nobody decided it in time";
     EventGap: "kairo.system.event.gap", Volatile, Stable, "0.1",
         "this subscription missed events; sent to it alone";
     EventReplayed: "kairo.system.event.replayed", Volatile, Evolving, "0.1",
@@ -371,6 +375,40 @@ struct RefusedView {
     retryable: bool,
     /// After how many milliseconds.
     retry_after_ms: Option<u64>,
+}
+
+/// Who asks for what.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct PermissionRequested {
+    /// The request's number: `permission.grant` and `permission.deny` take it.
+    pub request: u64,
+    /// The connection.
+    pub connection: u64,
+    /// Its class.
+    pub class: &'static str,
+    /// Its name; none without one.
+    pub name: Option<String>,
+    /// Its user.
+    pub uid: u32,
+    /// The right.
+    pub right: &'static str,
+    /// To what.
+    pub target: String,
+    /// Why, in the asker's words: not to be believed.
+    pub reason: String,
+    /// For how long, s; none for good.
+    pub ttl_s: Option<u64>,
+}
+
+/// How a request ended. Everybody may see it, so it says no more.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct PermissionDecided {
+    /// The request's number.
+    pub request: u64,
+    /// `granted`, `refused` or `expired`.
+    pub outcome: &'static str,
+    /// The grant's number; none where it was not granted.
+    pub grant: Option<u64>,
 }
 
 /// What was missed.

@@ -19,12 +19,16 @@ use crate::router::{Call, Keeping, Method, Permission, Stability};
 use crate::services::{Served, Service};
 use crate::topics;
 
+/// Served methods in one answer, bytes of their JSON: with the names of the rest and everything of
+/// kairod's own it stays below the 1 MiB of a frame.
+const SERVED_BYTES: usize = 256 * 1024;
+
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IntrospectParams {
-    /// Only this method.
+    /// Only this method; no topics, no errors.
     method: Option<String>,
-    /// Only the methods and topics of this namespace, such as `device`.
+    /// Only the methods and topics of this namespace, such as `device`; no errors.
     namespace: Option<String>,
     /// Only these.
     kind: Option<Kind>,
@@ -57,9 +61,12 @@ pub struct Introspection {
     digest: String,
     /// SHA-256 of the methods that other processes serve.
     served_digest: String,
+    /// Served methods that would have made the answer too long: ask for them by `namespace` or
+    /// `method`.
+    left_out: Vec<String>,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 struct MethodView {
     name: String,
     summary: String,
@@ -88,7 +95,7 @@ struct MethodView {
     result: serde_json::Value,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 struct TopicView {
     topic: &'static str,
     /// Other names of the same events.
@@ -105,7 +112,7 @@ struct TopicView {
     data: serde_json::Value,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 struct ErrorView {
     code: &'static str,
     /// What it means.
@@ -118,7 +125,7 @@ struct ErrorView {
     reasons: Vec<ReasonView>,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 struct ReasonView {
     reason: &'static str,
     /// What it means.
@@ -204,19 +211,34 @@ fn error_view(code: &'static ErrorCode) -> ErrorView {
     }
 }
 
-/// Everything that kairod itself has, in order.
-fn own(daemon: &Daemon) -> (Vec<MethodView>, Vec<TopicView>, Vec<ErrorView>) {
+/// Everything that kairod itself has, in order. It does not change while kairod runs.
+#[derive(Debug, Serialize)]
+pub struct Own {
+    methods: Vec<MethodView>,
+    topics: Vec<TopicView>,
+    errors: Vec<ErrorView>,
+    #[serde(skip)]
+    digest: String,
+}
+
+fn own(daemon: &Daemon) -> Result<&Own, ErrorInfo> {
+    if let Some(own) = daemon.introspected.get() {
+        return Ok(own);
+    }
     let methods = daemon.router.methods().iter().map(view).collect();
     let mut topics: Vec<TopicView> = facts::TOPICS
         .iter()
         .map(|topic| topic_view(topic))
         .collect();
     topics.sort_by_key(|topic| topic.topic);
-    (
+    let mut own = Own {
         methods,
         topics,
-        ErrorCode::ALL.iter().map(error_view).collect(),
-    )
+        errors: ErrorCode::ALL.iter().map(error_view).collect(),
+        digest: String::new(),
+    };
+    own.digest = digest(&own)?;
+    Ok(daemon.introspected.get_or_init(|| own))
 }
 
 /// What other processes serve, by name.
@@ -250,35 +272,43 @@ pub fn introspect(call: &Call, params: &IntrospectParams) -> Result<Introspectio
     {
         daemon.router.find(name)?;
     }
-    let everything = own(daemon);
-    let digest_now = digest(&everything)?;
-    let unchanged = params.digest.as_ref() == Some(&digest_now);
-    let (mut methods, mut topics, mut errors) = everything;
-    if unchanged {
-        methods.clear();
-        topics.clear();
-        errors.clear();
-    }
+    let own = own(daemon)?;
     let served = served(daemon);
     let served_digest = digest(&served)?;
-    methods.extend(served);
-    methods.sort_by(|one, other| one.name.cmp(&other.name));
-    if let Some(wanted) = &params.method {
-        methods.retain(|method| method.name == *wanted);
-    }
-    if let Some(wanted) = &params.namespace {
-        methods.retain(|method| namespace(&method.name) == wanted);
-        topics.retain(|topic| namespace(topic.topic) == wanted);
-    }
+    let unchanged = params.digest.as_ref() == Some(&own.digest);
     let wants = |kind: Kind| params.kind.is_none_or(|wanted| wanted == kind);
-    if !wants(Kind::Methods) {
-        methods.clear();
+    let within = |name: &str| {
+        let wanted = params.namespace.as_deref();
+        wanted.is_none_or(|wanted| namespace(name) == wanted)
+    };
+    let wanted = |name: &str| {
+        let one = params.method.as_deref();
+        within(name) && one.is_none_or(|one| one == name)
+    };
+    let mut methods = Vec::new();
+    let mut left_out = Vec::new();
+    if wants(Kind::Methods) {
+        let mut bytes = 0;
+        for method in served.into_iter().filter(|method| wanted(&method.name)) {
+            bytes += serde_json::to_vec(&method).map_or(usize::MAX, |text| text.len());
+            match bytes <= SERVED_BYTES {
+                true => methods.push(method),
+                false => left_out.push(method.name),
+            }
+        }
     }
-    if !wants(Kind::Topics) {
-        topics.clear();
+    let (mut topics, mut errors) = (Vec::new(), Vec::new());
+    if !unchanged && wants(Kind::Methods) {
+        let own = own.methods.iter().filter(|method| wanted(&method.name));
+        methods.extend(own.cloned());
+        methods.sort_by(|one, other| one.name.cmp(&other.name));
     }
-    if !wants(Kind::Errors) {
-        errors.clear();
+    if !unchanged && wants(Kind::Topics) && params.method.is_none() {
+        let own = own.topics.iter().filter(|topic| within(topic.topic));
+        topics.extend(own.cloned());
+    }
+    if !unchanged && wants(Kind::Errors) && params.method.is_none() && params.namespace.is_none() {
+        errors.extend(own.errors.iter().cloned());
     }
     Ok(Introspection {
         protocol: u32::from(kairo_wire::frame::VERSION),
@@ -286,7 +316,8 @@ pub fn introspect(call: &Call, params: &IntrospectParams) -> Result<Introspectio
         methods,
         topics,
         errors,
-        digest: digest_now,
+        digest: own.digest.clone(),
         served_digest,
+        left_out,
     })
 }

@@ -3,13 +3,17 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use kairo_wire::ErrorInfo;
+use kairo_wire::{ErrorInfo, Meta};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::audit::Audited;
-use crate::facts::{PermissionGranted, PermissionRevoked};
+use crate::daemon::Daemon;
+use crate::denial;
+use crate::facts::{PermissionDecided, PermissionGranted, PermissionRequested, PermissionRevoked};
 use crate::permission::grant::{Ends, Grant, MAX_GRANTS, Now, origin};
+use crate::permission::request::{KEPT_FOR, MAX_OF_ONE_USER, MAX_PENDING, Request, Trouble};
 use crate::permission::{Class, Decision, DeviceLimits, Right, Rule, Subject, Who, builtin};
 use crate::reasons::Reason;
 use crate::router::{Call, Method, NoParams, Permission};
@@ -40,9 +44,23 @@ pub fn methods() -> Vec<Method> {
             async |call, params| check(&call, &params),
         ),
         Method::new(
+            "permission.request",
+            Permission::Publish,
+            "Asks an operator for a right; what becomes of it is told by an event.",
+            async |call, params| request(&call, params),
+        )
+        .audited(Audited::After),
+        Method::new(
+            "permission.deny",
+            Permission::Admin,
+            "Refuses a request for a right.",
+            async |call, params| deny(&call, &params),
+        )
+        .audited(Audited::After),
+        Method::new(
             "permission.grant",
             Permission::Admin,
-            "Gives a right, for a while or until it is revoked.",
+            "Gives a right, for a while or until it is revoked: what was asked for, or any.",
             async |call, params| grant(&call, params).await,
         )
         .audited(Audited::Before)
@@ -70,6 +88,25 @@ struct List {
     rules: Vec<RuleView>,
     /// The methods that each class may call where no rule above speaks.
     methods: Vec<ClassMethods>,
+    /// Rights that somebody asks for, the oldest first.
+    requests: Vec<RequestView>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct RequestView {
+    /// Its number: `permission.grant` and `permission.deny` take it.
+    request: u64,
+    /// Who asks.
+    who: Subject,
+    right: Right,
+    /// A method, device id, topic or scope; `*` is one segment, `>` the tail.
+    target: String,
+    /// Why, in the asker's words: not to be believed.
+    reason: String,
+    /// For how long, s; none for good.
+    ttl_s: Option<u64>,
+    /// When it counts as refused, s from now.
+    expires_s: u64,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -169,7 +206,22 @@ fn list(call: &Call) -> List {
             .chain(builtins)
             .collect(),
         methods: methods.into(),
+        requests: pending(&call.daemon),
     }
+}
+
+fn pending(daemon: &Daemon) -> Vec<RequestView> {
+    let requests = daemon.requests.borrow();
+    let view = |one: &Request| RequestView {
+        request: one.id,
+        who: one.subject.clone(),
+        right: one.right,
+        target: one.target.to_string(),
+        reason: one.reason.clone(),
+        ttl_s: one.ttl_s,
+        expires_s: one.ends.duration_since(Instant::now()).as_secs(),
+    };
+    requests.pending().map(view).collect()
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -216,18 +268,7 @@ fn check(call: &Call, params: &CheckParams) -> Result<Checked, ErrorInfo> {
             uid: who.uid.unwrap_or(u32::MAX),
         },
     };
-    let classes = match params.right {
-        Right::MethodCall => match call.daemon.services.find(&params.target) {
-            Some((_, served)) => served.permission.classes(),
-            None => call
-                .daemon
-                .router
-                .find(&params.target)?
-                .permission
-                .classes(),
-        },
-        _ => &[],
-    };
+    let classes = classes_of(&call.daemon, params.right, &params.target)?;
     let table = call.daemon.permissions.borrow();
     let decision = table.decide(&subject, params.right, &params.target, classes, Now::read);
     let Decision {
@@ -242,22 +283,211 @@ fn check(call: &Call, params: &CheckParams) -> Result<Checked, ErrorInfo> {
     })
 }
 
+/// The classes that may call a method where no rule speaks; of other rights the table knows them.
+fn classes_of(daemon: &Daemon, right: Right, target: &str) -> Result<&'static [Class], ErrorInfo> {
+    if right != Right::MethodCall {
+        return Ok(&[]);
+    }
+    let permission = match daemon.services.find(target) {
+        Some((_, served)) => served.permission,
+        None => daemon.router.find(target)?.permission,
+    };
+    Ok(permission.classes())
+}
+
+/// Refuses a text that is empty, long, or made for a terminal instead of for people.
+fn check_reason(reason: &str) -> Result<(), ErrorInfo> {
+    let length = reason.len();
+    if !(1..=MAX_REASON_BYTES).contains(&length) {
+        let text = format!("`reason` has {length} bytes, allowed is 1 to {MAX_REASON_BYTES}");
+        return Err(Reason::invalid().error(text));
+    }
+    if reason.chars().any(char::is_control) {
+        let text = "`reason` has control characters; write one line of plain text";
+        return Err(Reason::invalid().error(text));
+    }
+    Ok(())
+}
+
+fn check_ttl(ttl_s: Option<u64>) -> Result<(), ErrorInfo> {
+    match ttl_s.is_some_and(|ttl| ttl == 0 || ttl > MAX_TTL_S) {
+        true => Err(Reason::invalid().error(format!("`ttl_s` is to be 1 to {MAX_TTL_S}"))),
+        false => Ok(()),
+    }
+}
+
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct GrantParams {
-    /// Whom; at least one of `class`, `name`, `uid`.
-    who: Who,
-    /// What.
+struct RequestParams {
+    /// The right.
     right: Right,
     /// To what: a method, device id, topic or scope; `*` is one segment, `>` the tail.
     target: String,
+    /// Why, for the operator: one line.
+    reason: String,
+    /// For how long, s; until it is revoked if absent.
+    ttl_s: Option<u64>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Requested {
+    /// The number, as kairo.system.security.permission.decided tells it; none where the caller has
+    /// the right already.
+    request: Option<u64>,
+    /// Whether the caller has the right already.
+    allowed: bool,
+    /// Whether the same was asked for before and waits.
+    pending: bool,
+}
+
+/// Asks in the caller's own name: whom a grant would mean is not the caller's to say.
+fn request(call: &Call, params: RequestParams) -> Result<Requested, ErrorInfo> {
+    check_reason(&params.reason)?;
+    check_ttl(params.ttl_s)?;
+    let parsed = Pattern::parse(&params.target);
+    let target = parsed.map_err(|error| Reason::invalid().error(error.to_string()))?;
+    let daemon = &call.daemon;
+    let subject = call.connection.identity.subject();
+    let right = params.right;
+    if kairo_events::topic::is_topic(&params.target) {
+        let classes = classes_of(daemon, right, &params.target)?;
+        let table = daemon.permissions.borrow();
+        let decision = table.decide(&subject, right, &params.target, classes, Now::read);
+        if decision.allowed {
+            return Ok(Requested {
+                request: None,
+                allowed: true,
+                pending: false,
+            });
+        }
+        if decision.rule != "default" {
+            // No grant could change it.
+            return Err(denial::refusal(&subject, right, &params.target, &decision));
+        }
+    }
+    let shown = target.to_string();
+    let (reason, ttl_s) = (params.reason.clone(), params.ttl_s);
+    let asked = daemon
+        .requests
+        .borrow_mut()
+        .ask(&subject, right, target, params.reason, ttl_s);
+    let (id, is_new) = asked.map_err(untaken)?;
+    if is_new {
+        let timed = Rc::clone(daemon);
+        let timer = tokio::task::spawn_local(async move {
+            tokio::time::sleep(KEPT_FOR).await;
+            if timed.requests.borrow_mut().take(id).is_some() {
+                decided(&timed, id, "expired", None, None);
+            }
+        });
+        let timer = timer.abort_handle();
+        daemon.requests.borrow_mut().set_timer(id, timer);
+        let asked = PermissionRequested {
+            request: id,
+            connection: call.connection.number,
+            class: subject.class.name(),
+            name: subject.name,
+            uid: subject.uid,
+            right: right.name(),
+            target: shown,
+            reason,
+            ttl_s,
+        };
+        daemon.bus.publish(&asked, Some(&call.meta));
+    }
+    Ok(Requested {
+        request: Some(id),
+        allowed: false,
+        pending: !is_new,
+    })
+}
+
+fn untaken(trouble: Trouble) -> ErrorInfo {
+    match trouble {
+        Trouble::TooMany => {
+            let text = format!(
+                "at most {MAX_OF_ONE_USER} requests of a user and {MAX_PENDING} of all wait for \
+                 a decision"
+            );
+            Reason::Requests.error(text)
+        }
+        Trouble::Refused { request, why } => {
+            let text = format!("an operator refused this a moment ago: {why}");
+            Reason::Refused { request, why }.error(text)
+        }
+    }
+}
+
+/// Tells how a request ended.
+fn decided(
+    daemon: &Daemon,
+    request: u64,
+    outcome: &'static str,
+    grant: Option<u64>,
+    cause: Option<&Meta>,
+) {
+    let fact = PermissionDecided {
+        request,
+        outcome,
+        grant,
+    };
+    daemon.bus.publish(&fact, cause);
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct DenyParams {
+    /// The request's number.
+    request: u64,
+    /// Why: whoever asks again is told.
+    reason: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Denied {
+    /// The request's number.
+    request: u64,
+}
+
+fn deny(call: &Call, params: &DenyParams) -> Result<Denied, ErrorInfo> {
+    check_reason(&params.reason)?;
+    let request = params.request;
+    if !call
+        .daemon
+        .requests
+        .borrow_mut()
+        .refuse(request, &params.reason)
+    {
+        return Err(unknown_request(request));
+    }
+    decided(&call.daemon, request, "refused", None, Some(&call.meta));
+    Ok(Denied { request })
+}
+
+fn unknown_request(request: u64) -> ErrorInfo {
+    let text = format!("no request {request} waits for a decision; see permission.list");
+    Reason::UnknownRequest { request }.error(text)
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct GrantParams {
+    /// Grants what this request asks for, to who asks; then `who`, `right` and `target` are
+    /// absent, and `ttl_s` and `reason` are the request's where they are.
+    request: Option<u64>,
+    /// Whom; at least one of `class`, `name`, `uid`.
+    who: Option<Who>,
+    /// What.
+    right: Option<Right>,
+    /// To what: a method, device id, topic or scope; `*` is one segment, `>` the tail.
+    target: Option<String>,
     /// How far, with `device.write`.
     #[serde(default)]
     limits: DeviceLimits,
     /// How long, s; until it is revoked if absent.
     ttl_s: Option<u64>,
     /// Why, for people and for the audit log.
-    reason: String,
+    reason: Option<String>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -268,33 +498,77 @@ struct Granted {
     ends_wall_s: Option<u64>,
 }
 
-/// The grant that `params` ask for, without its number.
-fn checked(call: &Call, params: GrantParams) -> Result<Grant, ErrorInfo> {
+/// What is to be granted, by what the parameters say or by the request that they name.
+struct Wanted {
+    who: Who,
+    right: Right,
+    target: Pattern,
+    ttl_s: Option<u64>,
+    reason: String,
+}
+
+fn wanted(daemon: &Daemon, params: &GrantParams) -> Result<Wanted, ErrorInfo> {
     let invalid = |text: String| Reason::invalid().error(text);
-    let target = Pattern::parse(&params.target).map_err(|error| invalid(error.to_string()))?;
-    if params.who.is_empty() {
+    let said = (params.who.clone(), params.right, params.target.as_deref());
+    let Some(id) = params.request else {
+        let (Some(who), Some(right), Some(target)) = said else {
+            let text = "give `who`, `right` and `target`, or the `request` that asks for them";
+            return Err(invalid(text.into()));
+        };
+        let reason = params.reason.clone().unwrap_or_default();
+        let target = Pattern::parse(target).map_err(|error| invalid(error.to_string()))?;
+        let ttl_s = params.ttl_s;
+        return Ok(Wanted {
+            who,
+            right,
+            target,
+            ttl_s,
+            reason,
+        });
+    };
+    if said != (None, None, None) {
+        let text = "a `request` says who may do what to what; leave `who`, `right`, `target` out";
+        return Err(invalid(text.into()));
+    }
+    let requests = daemon.requests.borrow();
+    let request = requests.find(id).ok_or_else(|| unknown_request(id))?;
+    let subject = &request.subject;
+    Ok(Wanted {
+        who: Who {
+            class: Some(subject.class),
+            name: subject.name.clone(),
+            uid: Some(subject.uid),
+        },
+        right: request.right,
+        target: request.target.clone(),
+        ttl_s: params.ttl_s.or(request.ttl_s),
+        reason: params
+            .reason
+            .clone()
+            .unwrap_or_else(|| request.reason.clone()),
+    })
+}
+
+/// The grant that `params` ask for, without its number.
+fn checked(call: &Call, params: &GrantParams) -> Result<Grant, ErrorInfo> {
+    let invalid = |text: String| Reason::invalid().error(text);
+    let wanted = wanted(&call.daemon, &params)?;
+    if wanted.who.is_empty() {
         let text = "`who` names nobody; give `class`, `name` or `uid`";
         return Err(invalid(text.into()));
     }
-    if params.reason.is_empty() || params.reason.len() > MAX_REASON_BYTES {
-        let text = format!("`reason` has {} bytes", params.reason.len());
-        return Err(invalid(format!(
-            "{text}, allowed is 1 to {MAX_REASON_BYTES}"
-        )));
-    }
+    check_reason(&wanted.reason)?;
+    check_ttl(wanted.ttl_s)?;
     if let Some(trouble) = params.limits.trouble() {
         return Err(invalid(trouble));
     }
-    if !params.limits.is_empty() && params.right != Right::DeviceWrite {
+    if !params.limits.is_empty() && wanted.right != Right::DeviceWrite {
         return Err(invalid(
             "`limits` go with the right device.write only".into(),
         ));
     }
-    if params.ttl_s.is_some_and(|ttl| ttl == 0 || ttl > MAX_TTL_S) {
-        return Err(invalid(format!("`ttl_s` is to be 1 to {MAX_TTL_S}")));
-    }
     let now = Now::read();
-    let ends = params.ttl_s.map(|ttl| Ends {
+    let ends = wanted.ttl_s.map(|ttl| Ends {
         wall_s: now.wall_s.saturating_add(ttl),
         boot_s: Some(now.boot_s.saturating_add(ttl)),
     });
@@ -302,19 +576,20 @@ fn checked(call: &Call, params: GrantParams) -> Result<Grant, ErrorInfo> {
         id: 0,
         rule: Rule {
             origin: String::new(),
-            who: params.who,
-            right: params.right,
-            target,
-            limits: params.limits,
+            who: wanted.who,
+            right: wanted.right,
+            target: wanted.target,
+            limits: params.limits.clone(),
         },
         ends,
         granted_by: call.connection.identity.subject().to_string(),
-        reason: params.reason,
+        reason: wanted.reason,
     })
 }
 
 async fn grant(call: &Call, params: GrantParams) -> Result<Granted, ErrorInfo> {
-    let mut grant = checked(call, params)?;
+    let mut grant = checked(call, &params)?;
+    let request = params.request;
     let daemon = Rc::clone(&call.daemon);
     daemon.sweep_grants();
     let in_force = daemon.permissions.borrow().grants().len();
@@ -341,9 +616,14 @@ async fn grant(call: &Call, params: GrantParams) -> Result<Granted, ErrorInfo> {
         let granted = PermissionGranted {
             grant: id,
             by,
-            request: None,
+            request,
         };
         daemon.bus.publish(&granted, Some(&call.meta));
+        if let Some(request) = request
+            && daemon.requests.borrow_mut().take(request).is_some()
+        {
+            decided(&daemon, request, "granted", Some(id), Some(&call.meta));
+        }
         Ok(())
     });
     giving

@@ -6,6 +6,10 @@ use crate::topics::Pattern;
 /// What nobody may do over IPC, whatever a policy says: facts of the kernel come from the kernel.
 pub const RESERVED: &[(Right, &str)] = &[(Right::TopicPublish, "kairo.system.>")];
 
+/// Whoever asks for a right may hear of the decision: it says the number and how it ended, and
+/// nothing of who asked for what.
+const DECIDED: &str = "kairo.system.security.permission.decided";
+
 /// What a class may do to things other than methods. Operators may do everything that is not
 /// reserved.
 pub const RULES: &[(Class, Right, &str)] = &[
@@ -25,7 +29,9 @@ pub const RULES: &[(Class, Right, &str)] = &[
     (Class::Agent, Right::TopicSubscribe, "kairo.system.device.>"),
     (Class::Agent, Right::TopicSubscribe, "kairo.system.event.>"),
     (Class::Agent, Right::TopicSubscribe, "kairo.system.intent.>"),
+    (Class::Agent, Right::TopicSubscribe, DECIDED),
     (Class::Skill, Right::DeviceRead, ">"),
+    (Class::Skill, Right::TopicSubscribe, DECIDED),
     (Class::Skill, Right::TopicPublish, "skill.>"),
     (Class::Skill, Right::TopicSubscribe, "skill.>"),
     (Class::Skill, Right::TopicSubscribe, "kairo.system.ready"),
@@ -33,6 +39,7 @@ pub const RULES: &[(Class, Right, &str)] = &[
     (Class::Skill, Right::TopicSubscribe, "kairo.system.device.>"),
     (Class::Skill, Right::TopicSubscribe, "kairo.system.event.>"),
     (Class::Driver, Right::DeviceRead, ">"),
+    (Class::Driver, Right::TopicSubscribe, DECIDED),
     (Class::Driver, Right::TopicPublish, "driver.>"),
     (
         Class::Driver,
@@ -41,6 +48,7 @@ pub const RULES: &[(Class, Right, &str)] = &[
     ),
     (Class::Driver, Right::TopicSubscribe, "kairo.system.event.>"),
     (Class::Service, Right::TopicPublish, "service.>"),
+    (Class::Service, Right::TopicSubscribe, DECIDED),
     (Class::Service, Right::TopicSubscribe, "service.>"),
     (Class::Service, Right::TopicSubscribe, "kairo.system.ready"),
     (

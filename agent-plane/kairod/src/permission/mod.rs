@@ -16,6 +16,7 @@ pub mod builtin;
 pub mod grant;
 pub mod limits;
 pub mod policy;
+pub mod request;
 
 use std::borrow::Cow;
 use std::fmt;

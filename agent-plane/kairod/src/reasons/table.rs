@@ -98,6 +98,12 @@ super::reasons! {
         grant: u64,
     } = NotFound "unknown_grant", never,
         "See permission.list; a grant that ended is gone.";
+    /// No request for a right has that number, or it was decided.
+    UnknownRequest {
+        /// The number.
+        request: u64,
+    } = NotFound "unknown_request", never,
+        "See permission.list; a request that nobody decides ends after 15 minutes.";
     /// There never was an intent of that id, or it is forgotten.
     UnknownIntent {
         /// The id.
@@ -120,6 +126,14 @@ super::reasons! {
         rule: String,
     } = PermissionDenied "denied", never,
         "Ask for the right with permission.request, or change the policy file.";
+    /// An operator refused the same request a moment ago.
+    Refused {
+        /// The number that it had.
+        request: u64,
+        /// The operator's words.
+        why: String,
+    } = PermissionDenied "refused", never,
+        "Do without, or ask again later with a better reason.";
     /// Only an operator may do this.
     OperatorsOnly = PermissionDenied "operators_only", never,
         "Leave out what concerns others, or let an operator do it.";
@@ -349,6 +363,9 @@ super::reasons! {
     /// As many grants are in force as may be.
     Grants = Limit "grants", never,
         "Revoke some, or use the policy file.";
+    /// As many requests for rights wait as may.
+    Requests = Limit "requests", later,
+        "Wait until an operator has decided some; ask for one right with a pattern.";
     /// As many services are registered as may be.
     Services = Limit "services", never,
         "End one that is not needed.";

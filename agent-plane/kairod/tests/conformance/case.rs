@@ -87,10 +87,13 @@ pub struct Step {
     end: Option<bool>,
 }
 
-/// The kernel's own description, to hold results against.
+/// The kernel's own description, to hold results, refusals and events against.
 pub struct Introspection {
     methods: BTreeMap<String, Value>,
-    errors: BTreeSet<String>,
+    /// By canonical name.
+    topics: BTreeMap<String, Value>,
+    /// By code and reason.
+    reasons: BTreeMap<(String, String), Value>,
 }
 
 impl Introspection {
@@ -98,19 +101,33 @@ impl Introspection {
     pub fn of(system: &System) -> Self {
         let all = call(&mut system.client(), "kernel.introspect", json!({})).unwrap();
         let text = |value: &Value| value.as_str().unwrap().to_string();
-        let methods = all["methods"].as_array().unwrap().iter();
-        Self {
-            methods: methods
-                .map(|method| (text(&method["name"]), method.clone()))
-                .collect(),
-            // A name, or since it says more an object with a code.
-            errors: all["errors"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|error| text(error.get("code").unwrap_or(error)))
-                .collect(),
+        let table = |part: &str, key: &str| -> BTreeMap<String, Value> {
+            let rows = all[part].as_array().unwrap().iter();
+            rows.map(|row| (text(&row[key]), row.clone())).collect()
+        };
+        let mut reasons = BTreeMap::new();
+        for error in all["errors"].as_array().unwrap() {
+            for row in error["reasons"].as_array().unwrap() {
+                let key = (text(&error["code"]), text(&row["reason"]));
+                reasons.insert(key, row.clone());
+            }
         }
+        Self {
+            methods: table("methods", "name"),
+            topics: table("topics", "topic"),
+            reasons,
+        }
+    }
+
+    /// The topics' names.
+    pub fn topics(&self) -> impl Iterator<Item = &str> {
+        self.topics.keys().map(String::as_str)
+    }
+
+    /// The reasons, each as `CODE reason`.
+    pub fn reasons(&self) -> impl Iterator<Item = String> {
+        let keys = self.reasons.keys();
+        keys.map(|(code, reason)| format!("{code} {reason}"))
     }
 
     /// The methods' names.
@@ -134,17 +151,59 @@ impl Introspection {
             self.check(method, "params", params.unwrap_or(&json!({})))?;
             return self.check(method, "result", result);
         }
-        if let Some(error) = outcome.get("error") {
-            let code = error["code"].as_str().unwrap_or_default();
-            if !self.errors.contains(code) {
-                return Err(format!("introspection lists no error {code:?}"));
+        match outcome.get("error") {
+            // What a service refuses, it refuses for reasons of its own.
+            Some(error) if self.methods.contains_key(method) || is_own(method) => {
+                self.judge_error(error)
             }
-            if error["message"].as_str().is_none_or(str::is_empty) {
-                return Err(format!("{code} without words"));
-            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Holds a refusal of the kernel's own against its row.
+    fn judge_error(&self, error: &Value) -> Result<(), String> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        let (code, details) = (text(&error["code"]), &error["details"]);
+        let reason = text(&details["reason"]);
+        let key = (code.clone(), reason.clone());
+        let row = self
+            .reasons
+            .get(&key)
+            .ok_or(format!("introspection lists no {code} {reason:?}"))?;
+        let schema = &row["details"];
+        schema::check(details, schema, schema)
+            .map_err(|why| format!("details of {code} {reason} against their schema: {why}"))?;
+        if row["retryable"] != error["retryable"] {
+            return Err(format!("{code} {reason} is retryable or not: {error}"));
+        }
+        if error["message"].as_str().is_none_or(str::is_empty) {
+            return Err(format!("{code} without words"));
         }
         Ok(())
     }
+
+    /// Holds an event of the kernel's own against its topic's row.
+    fn judge_event(&self, event: &Value) -> Result<(), String> {
+        let topic = event["type"].as_str().unwrap_or_default();
+        if !topic.starts_with("kairo.system.") {
+            return Ok(());
+        }
+        let row = self
+            .topics
+            .get(topic)
+            .ok_or(format!("introspection lists no topic {topic}"))?;
+        let schema = &row["data"];
+        schema::check(&event["data"], schema, schema)
+            .map_err(|why| format!("data of {topic} against its schema: {why}"))
+    }
+}
+
+/// Whether a method that is not there would be the kernel's: what a case misspells.
+fn is_own(method: &str) -> bool {
+    !method.contains('.')
+        || ["kernel.", "device.", "event."]
+            .iter()
+            .any(|own| method.starts_with(own))
 }
 
 fn directory() -> PathBuf {
@@ -197,6 +256,22 @@ impl Case {
             .collect()
     }
 
+    /// Every object in what this case expects of a real kernel: refusals and events among them.
+    pub fn patterns(&self) -> Vec<Value> {
+        if matches!(self.kernel, Kernel::Peer(_)) {
+            return Vec::new();
+        }
+        let inner = |step: &Step| step.together.clone().unwrap_or_default();
+        let steps = self.steps.iter().flat_map(inner).chain(self.steps.clone());
+        let mut found = Vec::new();
+        for step in steps {
+            for expected in [step.error, step.event, step.answer, step.result] {
+                objects(&expected.unwrap_or_default(), &mut found);
+            }
+        }
+        found
+    }
+
     /// Performs it.
     pub fn run(
         &self,
@@ -226,6 +301,18 @@ impl Case {
         // Ends the connection, and with it the peer's script.
         run.driver.perform(&json!({"do": "reset"}));
         peer.map_or(Ok(()), Peer::finish)
+    }
+}
+
+/// Every object in `value`.
+fn objects(value: &Value, found: &mut Vec<Value>) {
+    match value {
+        Value::Object(entries) => {
+            found.push(value.clone());
+            entries.values().for_each(|inner| objects(inner, found));
+        }
+        Value::Array(items) => items.iter().for_each(|inner| objects(inner, found)),
+        _ => {}
     }
 }
 
@@ -373,7 +460,12 @@ impl Run<'_> {
 
     fn outcomes(&mut self, steps: &[Step], outcome: &Value) -> Result<(), String> {
         let mut pairs = steps.iter().enumerate();
-        pairs.try_for_each(|(index, step)| self.expect(step, &outcome["outcomes"][index]))
+        pairs.try_for_each(|(index, step)| {
+            let outcome = &outcome["outcomes"][index];
+            let params = step.params.clone().unwrap_or(json!({}));
+            self.judge(step, &json!({"params": params}), outcome)?;
+            self.expect(step, outcome)
+        })
     }
 
     fn next(&mut self, name: &str, step: &Step) -> Result<(), String> {
@@ -382,6 +474,9 @@ impl Run<'_> {
         let action = json!({"do": "next", "of": name, "deadline_ms": deadline_ms});
         for _ in 0..PASSED_OVER_MAX {
             let outcome = self.driver.perform(&action);
+            if let (Some(known), Some(event)) = (self.known, outcome.get("event")) {
+                known.judge_event(event)?;
+            }
             let met = self.expect(step, &outcome);
             let item = outcome.get("event").or(outcome.get("chunk")).is_some();
             if met.is_ok() || !step.until || !item {
@@ -416,6 +511,9 @@ impl Run<'_> {
         let mut decoder = Decoder::default();
         if let Some(wanted) = &step.answer {
             let answer = response(&mut stream, &mut decoder)?.ok_or("closed without an answer")?;
+            if let (Some(known), Some(error)) = (self.known, answer.get("error_info")) {
+                known.judge_error(error)?;
+            }
             matches(wanted, &answer, &mut self.bound)?;
         }
         if step.closed == Some(true) {
