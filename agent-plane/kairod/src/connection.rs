@@ -209,11 +209,6 @@ impl Connection {
         self.outgoing.freed.notify_waiters();
     }
 
-    /// Whether descriptors may come from it: from what serves streams, where it negotiated them.
-    fn serves_descriptors(&self) -> bool {
-        self.has_served.get() && self.features.get().descriptors
-    }
-
     /// Runs `task` until it ends or the connection does.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) -> tokio::task::AbortHandle {
         let mut tasks = self.tasks.borrow_mut();
@@ -292,7 +287,9 @@ async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, socket: OwnedRea
         }
         input.share(daemon).await;
         let is_mid_frame = input.decoder.is_mid_frame();
-        let reading = input.read(connection.serves_descriptors());
+        // Before it serves: what it sends may come right behind its registration.
+        let descriptors = connection.features.get().descriptors;
+        let reading = input.read(descriptors, connection.has_served.get());
         let count = if is_mid_frame {
             let due = *due.get_or_insert_with(|| Instant::now() + FRAME_TIMEOUT);
             match tokio::time::timeout_at(due, reading).await {

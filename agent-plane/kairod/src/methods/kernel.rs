@@ -251,7 +251,6 @@ struct MethodView {
     served_by: Option<u64>,
     /// Whether a call of it opens a stream, and takes `policy` and `credit_bytes` beside its own
     /// parameters. Only of what other processes serve.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     stream: bool,
     /// How it is audited: `no`, `before` (or it does not happen), `after`.
     audited: Audited,
