@@ -35,8 +35,10 @@ const SHARE: usize = 32;
 const OPERATOR_SHARE: usize = MAX_PLACES - OPERATOR_RESERVE;
 /// Fewest places: less would leave nothing beside the reserve.
 const MIN_PLACES: usize = OPERATOR_RESERVE + 4;
-/// Descriptors of a place: its socket, and its peer's process.
-const DESCRIPTORS_A_PLACE: u64 = 2;
+/// Descriptors of a place: its socket, the same watched for room, its peer's process, eight that
+/// came ahead of their frames ([`kairo_wire::passing::MAX_WAITING`]), and four that wait to be
+/// written ([`crate::outgoing`]).
+const DESCRIPTORS_A_PLACE: u64 = 3 + 8 + 4;
 /// Descriptors of kairod itself: the logs, the link with its rings, files that are being written.
 const OWN_DESCRIPTORS: u64 = 64;
 /// When somebody who was turned away may try again, ms.

@@ -283,11 +283,6 @@ impl Connection {
         self.outgoing.freed.notify_waiters();
     }
 
-    /// Whether descriptors may come from it: from what serves streams, where it negotiated them.
-    fn serves_descriptors(&self) -> bool {
-        self.has_served.get() && self.features.get().descriptors
-    }
-
     /// Runs `task` until it ends or the connection does.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) -> tokio::task::AbortHandle {
         let mut tasks = self.tasks.borrow_mut();
@@ -395,7 +390,7 @@ async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, socket: &Socket)
         }
         reading.input.have_share(daemon).await;
         let more = tokio::select! {
-            more = reading.more(connection.serves_descriptors()) => more,
+            more = reading.more(connection) => more,
             // What waits is begun as soon as it may, whether anything more comes or not.
             () = connection.place(), if !held.is_empty() => continue,
         };
@@ -414,14 +409,17 @@ async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, socket: &Socket)
 
 impl Reading<'_> {
     /// Waits for bytes; none when the frame that has begun is late.
-    async fn more(&mut self, descriptors: bool) -> Option<std::io::Result<usize>> {
+    async fn more(&mut self, connection: &Connection) -> Option<std::io::Result<usize>> {
+        // Before it serves: what it sends may come right behind its registration.
+        let descriptors = connection.features.get().descriptors;
+        let serves = connection.has_served.get();
         if !self.input.decoder.is_mid_frame() {
-            return Some(self.input.read(descriptors).await);
+            return Some(self.input.read(descriptors, serves).await);
         }
         let due = *self
             .due
             .get_or_insert_with(|| Instant::now() + FRAME_TIMEOUT);
-        let reading = self.input.read(descriptors);
+        let reading = self.input.read(descriptors, serves);
         tokio::time::timeout_at(due, reading).await.ok()
     }
 

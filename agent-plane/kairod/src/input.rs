@@ -1,10 +1,9 @@
 //! What arrives on a connection: bytes into frames, and the descriptors that come beside them.
 //!
-//! Descriptors are taken in only where they may come at all: over a connection that negotiated
-//! them and serves. Everywhere else the bytes are read without room for descriptors, and the
-//! machine's kernel closes what comes at once; nothing of it enters this process. Those taken in
-//! wait for the frames that announce them, at most [`kairo_wire::passing::MAX_WAITING`]; one that
-//! no frame announces closes the connection.
+//! Descriptors are taken in only over connections that negotiated them. Everywhere else the bytes
+//! are read without room for descriptors, and the machine's kernel closes what comes at once;
+//! nothing of it enters this process. Those taken in wait for the frames that announce them, at
+//! most [`kairo_wire::passing::MAX_WAITING`]; one that no frame announces closes the connection.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -61,11 +60,13 @@ impl<'connection> Input<'connection> {
     }
 
     /// Reads what is there, once something is; gives how much.
-    pub async fn read(&mut self, descriptors: bool) -> std::io::Result<usize> {
+    pub async fn read(&mut self, descriptors: bool, serves: bool) -> std::io::Result<usize> {
+        if serves && self.buffer.len() < READ_BYTES_OF_SERVICE {
+            self.buffer.resize(READ_BYTES_OF_SERVICE, 0);
+        }
         if !descriptors {
             return self.socket.read(&mut self.buffer).await;
         }
-        self.buffer.resize(READ_BYTES_OF_SERVICE, 0);
         let arrived = &mut self.arrived;
         self.socket.receive(&mut self.buffer, arrived).await
     }

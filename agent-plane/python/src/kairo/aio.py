@@ -41,10 +41,12 @@ class Client:
         *,
         deadline_s: float = command.DEADLINE_S,
         reconnect: bool = True,
+        large_frames: bool = False,
     ) -> None:
         self.endpoint = endpoints.resolve(endpoint)
         self.deadline_s = deadline_s
         self.reconnect = reconnect
+        self.large_frames = large_frames
         self._closed = False
         self._methods: Optional[Dict[str, Method]] = None
         self._link: Optional[Link] = None
@@ -166,7 +168,7 @@ class Client:
         stream = await loop.run_in_executor(None, endpoints.connect, self.endpoint, timeout_s)
         stream.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=stream)
-        link = Link(reader, writer)
+        link = Link(reader, writer, self.large_frames)
         link.send(link.session.hello())
         return link
 

@@ -17,8 +17,10 @@ _QUEUED_BYTES = 64 * 1024
 class Link:
     """A connection: a session, and a task that reads for it."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.session = Session()
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, large_frames: bool
+    ) -> None:
+        self.session = Session(large_frames=large_frames)
         self._reader = reader
         self._writer = writer
         self._task = asyncio.ensure_future(self._read())

@@ -35,6 +35,8 @@ class Client:
     Every method of the kernel is also an attribute: ``client.device.info(device="arm")``. Names
     and parameters are then checked here, against the kernel's own schemas.
 
+    ``large_frames`` lets requests to services, and their answers, have up to 8 MiB.
+
     Raises :class:`kairo.EndpointError` or :class:`kairo.CannotConnect`.
     """
 
@@ -44,10 +46,12 @@ class Client:
         *,
         deadline_s: float = command.DEADLINE_S,
         reconnect: bool = True,
+        large_frames: bool = False,
     ) -> None:
         self.endpoint = endpoints.resolve(endpoint)
         self.deadline_s = deadline_s
         self.reconnect = reconnect
+        self.large_frames = large_frames
         self._busy = threading.Lock()
         self._closed = False
         self._methods: Optional[Dict[str, Method]] = None
@@ -193,7 +197,7 @@ class Client:
 
     def _connect(self, until: float) -> Link:
         left_s = max(0.001, until - time.monotonic())
-        link = Link(endpoints.connect(self.endpoint, left_s))
+        link = Link(endpoints.connect(self.endpoint, left_s), self.large_frames)
         try:
             # Baseline clients need no handshake, so nobody waits for this one.
             link.send(link.session.hello(), until)

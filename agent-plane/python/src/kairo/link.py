@@ -27,10 +27,10 @@ _FLUSH_S = 10.0
 class Link:
     """A connected socket and its session."""
 
-    def __init__(self, stream: socket.socket) -> None:
+    def __init__(self, stream: socket.socket, large_frames: bool = False) -> None:
         stream.setblocking(False)
         self.stream = stream
-        self.session = Session()
+        self.session = Session(large_frames=large_frames)
         self.session.takes_descriptors = stream.family == socket.AF_UNIX
 
     @property

@@ -62,15 +62,12 @@ class Service:
     ) -> None:
         #: The connection, for calls of the service's own. It is not made anew when it ends: the
         #: namespace ended with it.
-        self.client = Client(endpoint, reconnect=False)
+        self.client = Client(endpoint, reconnect=False, large_frames=True)
         self._streams: Dict[str, Stream] = {}
         self._ended: "OrderedDict[str, None]" = OrderedDict()
         self._waiting: List[Asked] = []
         if confine is not None:
             self.client.call("kernel.confine", {"class": confine, "name": namespace})
-        # Now, so that it is known before the first stream whether descriptors may be sent.
-        features = ["cancel", "credit", "large_frames", "descriptors"]
-        self.client.call("kernel.hello", {"features": features})
         self._link.session.asked = []
         params = {"namespace": namespace, "methods": list(methods), "timeout_ms": timeout_ms}
         self.client.call("service.register", params)

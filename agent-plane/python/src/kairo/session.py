@@ -137,7 +137,9 @@ def release_late(result: Any) -> Optional[Tuple[str, Dict[str, Any]]]:
 class Session:
     """The protocol's state of one connection."""
 
-    def __init__(self, limits: frames.Limits = frames.Limits()) -> None:
+    def __init__(
+        self, limits: frames.Limits = frames.Limits(), large_frames: bool = False
+    ) -> None:
         self.limits = limits
         #: Bytes that must be sent: credit, cancellation, what undoes late answers.
         self.outbox = bytearray()
@@ -149,6 +151,8 @@ class Session:
         self.error: Optional[KairoError] = None
         #: Requests that wait to be served; None where this connection serves nothing.
         self.asked: Optional[List[messages.Asked]] = None
+        #: Whether requests to services, and their answers, may be large.
+        self.large_frames = large_frames
         #: Whether descriptors can come: only over a Unix socket, to who asks for them.
         self.takes_descriptors = False
         self._arrived: Deque[int] = deque()
@@ -196,8 +200,9 @@ class Session:
         return frame
 
     def _wishes(self) -> List[str]:
-        own = ["descriptors"] if self.takes_descriptors else []
-        return ["cancel", "credit", "large_frames"] + own
+        asked = ["cancel", "credit"]
+        asked += ["descriptors"] if self.takes_descriptors else []
+        return asked + (["large_frames"] if self.large_frames else [])
 
     def abandon(self, call: Call) -> None:
         """Nobody waits for ``call`` any more.
