@@ -73,11 +73,7 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
         }
         _ => {}
     }
-    let endpoint = match &arguments.socket {
-        Some(text) => Endpoint::parse(text),
-        None => Endpoint::from_environment(),
-    };
-    let endpoint = endpoint.map_err(kairo_wire::ClientError::from)?;
+    let endpoint = endpoint(arguments)?;
     match &arguments.command {
         Command::Rt {
             command: RtCommand::Estop,
@@ -134,6 +130,15 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
             RtCommand::Estop | RtCommand::ClearEstop | RtCommand::Safety => Ok(()),
         },
     }
+}
+
+/// The kernel that is meant.
+fn endpoint(arguments: &Arguments) -> Result<Endpoint, Failure> {
+    let endpoint = match &arguments.socket {
+        Some(text) => Endpoint::parse(text),
+        None => Endpoint::from_environment(),
+    };
+    Ok(endpoint.map_err(kairo_wire::ClientError::from)?)
 }
 
 /// What goes past kairod, or needs nobody at all; none for everything else.

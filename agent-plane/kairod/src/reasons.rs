@@ -127,9 +127,8 @@ macro_rules! reasons {
                 retryable: $crate::reasons::retryable!($retry),
                 remedy: $remedy,
                 details: {
-                    #[derive(schemars::JsonSchema)]
+                    #[derive(serde::Serialize, schemars::JsonSchema)]
                     #[schemars(rename = $name)]
-                    #[allow(dead_code)] // Its fields are those of the variant, for their schema.
                     struct Details { $($($(#[doc = $about])* $field: $kind,)+)? }
                     || schemars::schema_for!(Details)
                 },

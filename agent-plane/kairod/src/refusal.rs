@@ -232,45 +232,16 @@ fn untimely(
 
 /// A joint was asked for more than it may do.
 fn limit(description: &DeviceDescription, reply: &Reply, verdict: Verdict) -> ErrorInfo {
-    let joint = joint_name(description, reply.joint);
-    let device = description.name.clone();
-    let (value, min, max, tick) = (reply.value, reply.min, reply.max, reply.tick);
     let (quantity, unit) = match verdict {
-        Verdict::PositionLimit => {
-            let text = format!(
-                "{joint} = {value:.4} rad is outside its limits, {min:.4} to {max:.4} rad; the \
-                 command was not applied"
-            );
-            return Reason::PositionLimit {
-                device,
-                joint,
-                value,
-                min,
-                max,
-                unit: "rad".into(),
-                value_rad: value,
-                min_rad: min,
-                max_rad: max,
-                tick,
-            }
-            .error(text);
-        }
-        Verdict::VelocityScale => {
-            let text = format!("velocity_scale is {value}, allowed is above 0 up to 1");
-            return Reason::VelocityScale {
-                device,
-                value,
-                min,
-                max,
-                unit: "1".into(),
-                tick,
-            }
-            .error(text);
-        }
+        Verdict::PositionLimit => return position_limit(description, reply),
+        Verdict::VelocityScale => return velocity_scale(description, reply),
         Verdict::VelocityLimit => ("velocity", "rad/s"),
         Verdict::AccelerationLimit => ("acceleration", "rad/s²"),
         _ => ("jerk", "rad/s³"),
     };
+    let joint = joint_name(description, reply.joint);
+    let device = description.name.clone();
+    let (value, min, max, tick) = (reply.value, reply.min, reply.max, reply.tick);
     let text = format!(
         "{joint}: {quantity} {value} {unit} is outside its limits, {min} to {max} {unit}; the \
          command was not applied"
@@ -304,6 +275,42 @@ fn limit(description: &DeviceDescription, reply: &Reply, verdict: Verdict) -> Er
             unit,
             tick,
         },
+    };
+    reason.error(text)
+}
+
+fn position_limit(description: &DeviceDescription, reply: &Reply) -> ErrorInfo {
+    let joint = joint_name(description, reply.joint);
+    let (value, min, max) = (reply.value, reply.min, reply.max);
+    let text = format!(
+        "{joint} = {value:.4} rad is outside its limits, {min:.4} to {max:.4} rad; the command \
+         was not applied"
+    );
+    let reason = Reason::PositionLimit {
+        device: description.name.clone(),
+        joint,
+        value,
+        min,
+        max,
+        unit: "rad".into(),
+        value_rad: value,
+        min_rad: min,
+        max_rad: max,
+        tick: reply.tick,
+    };
+    reason.error(text)
+}
+
+fn velocity_scale(description: &DeviceDescription, reply: &Reply) -> ErrorInfo {
+    let value = reply.value;
+    let text = format!("velocity_scale is {value}, allowed is above 0 up to 1");
+    let reason = Reason::VelocityScale {
+        device: description.name.clone(),
+        value,
+        min: reply.min,
+        max: reply.max,
+        unit: "1".into(),
+        tick: reply.tick,
     };
     reason.error(text)
 }

@@ -25,7 +25,9 @@ fn every_method_of_introspection_answers_or_refuses_with_a_reason() {
         assert_eq!(refused.reason_name(), "unknown_key", "{name}");
         assert!(refused.message.contains("`surprise`"), "{refused}");
         let required = method["params"]["required"].as_array();
-        if required.is_none_or(Vec::is_empty) {
+        // A grant is by a request or by all of whom, what and to what: no schema says that simply.
+        let needs_some = name == "permission.grant";
+        if required.is_none_or(Vec::is_empty) && !needs_some {
             let done = call(&mut client, name, json!({}));
             assert!(done.is_ok(), "{name}: {done:?}");
         } else {

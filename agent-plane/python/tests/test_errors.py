@@ -6,7 +6,7 @@ import unittest
 
 import kairo
 from kairo import endpoint, errors, schema
-from kairo.introspection import Method
+from kairo.introspection import Method, Tables
 
 SEND = {
     "type": "object", "additionalProperties": False, "required": ["device", "ttl_ms"],
@@ -109,6 +109,31 @@ class Schemas(unittest.TestCase):
     def test_keywords_of_the_future_are_passed_over(self) -> None:
         self.assertIsNone(schema.first_problem(5, {"type": "integer", "multipleOfPi": True}))
         self.assertIsNone(schema.first_problem(5, {"$ref": "#/$defs/Lost"}))
+
+
+class KeptTables(unittest.TestCase):
+    ROW = {"name": "kernel.ping", "summary": "Answers.", "params": {}, "result": {}}
+    ERRORS = [{"code": "E_BUSY", "reasons": [{"reason": "claimed", "remedy": "Wait."}]}]
+
+    def test_a_good_copy_is_kept_and_served_methods_come_anew(self) -> None:
+        tables = Tables()
+        self.assertEqual(tables.question(), {})
+        gone = {**self.ROW, "name": "vision.find", "served_by": 7}
+        first = {"methods": [self.ROW, gone], "errors": self.ERRORS, "digest": "d",
+                 "served_digest": "s"}
+        self.assertEqual(sorted(tables.take(first)), ["kernel.ping", "vision.find"])
+        self.assertEqual(tables.question(), {"digest": "d"})
+        served = {**self.ROW, "name": "lidar.scan", "served_by": 9}
+        again = {"unchanged": True, "methods": [served], "errors": [], "digest": "d"}
+        self.assertEqual(sorted(tables.take(again)), ["kernel.ping", "lidar.scan"])
+        info = {"code": "E_BUSY", "message": "m", "details": {"reason": "claimed"}}
+        error = errors.refusal(info, None, None)
+        self.assertEqual(tables.remedy(error), "Wait.")
+
+    def test_a_kernel_that_does_not_know_the_parameter_is_not_sent_it(self) -> None:
+        tables = Tables()
+        tables.take({"methods": [self.ROW], "digest": "d"})
+        self.assertEqual(tables.question(), {})
 
 
 if __name__ == "__main__":

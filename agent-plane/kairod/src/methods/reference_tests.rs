@@ -1,5 +1,5 @@
-//! The tables of `docs/reference/ipc.md` against the tables in the sources: a row that is missing or
-//! says less fails here, with the line to put in.
+//! The tables of `docs/reference/ipc.md` against the tables in the sources: a row that is missing
+//! or says less fails here, with the line to put in.
 
 use std::collections::BTreeSet;
 

@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict, Mapping, Optional, Union
 from . import command, endpoint as endpoints
 from .aio_link import Link, answered, waking, within
 from .errors import CannotConnect, ConnectionLost, DeadlineExceeded, KairoError, Refused
-from .introspection import Method, Namespace, table
+from .introspection import Method, Namespace, Tables
 from .messages import Chunk, Event, Item
 from .session import Call, Inbox, Undo, release_late
 
@@ -49,6 +49,7 @@ class Client:
         self.large_frames = large_frames
         self._closed = False
         self._methods: Optional[Dict[str, Method]] = None
+        self._tables = Tables()
         self._link: Optional[Link] = None
         self._connecting: Optional["asyncio.Future[Link]"] = None
 
@@ -103,8 +104,15 @@ class Client:
     async def methods(self) -> Dict[str, Method]:
         """What the kernel offers, by name; asked once a connection."""
         if self._methods is None:
-            self._methods = table(await self.call("kernel.introspect", idempotent=True))
+            question = self._tables.question()
+            answer = await self.call("kernel.introspect", question, idempotent=True)
+            self._methods = self._tables.take(answer)
         return self._methods
+
+    async def remedy(self, error: Refused) -> str:
+        """What to do about a refusal, in a sentence; empty where the kernel does not say."""
+        await self.methods()
+        return self._tables.remedy(error)
 
     async def subscribe(
         self,

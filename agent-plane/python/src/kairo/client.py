@@ -10,8 +10,8 @@ from typing import Any, Dict, Iterator, Mapping, Optional, Union
 
 from . import command, endpoint as endpoints
 from .claim import Claim
-from .errors import CannotConnect, ConnectionLost, DeadlineExceeded
-from .introspection import Method, Namespace, table
+from .errors import CannotConnect, ConnectionLost, DeadlineExceeded, Refused
+from .introspection import Method, Namespace, Tables
 from .link import Link
 from .messages import Chunk, Event, Item
 from .session import Call, Inbox, Undo, release_late
@@ -55,6 +55,7 @@ class Client:
         self._busy = threading.Lock()
         self._closed = False
         self._methods: Optional[Dict[str, Method]] = None
+        self._tables = Tables()
         self._link = self._connect(time.monotonic() + deadline_s)
 
     def __enter__(self) -> "Client":
@@ -116,8 +117,15 @@ class Client:
     def methods(self) -> Dict[str, Method]:
         """What the kernel offers, by name; asked once a connection."""
         if self._methods is None:
-            self._methods = table(self.call("kernel.introspect", idempotent=True))
+            question = self._tables.question()
+            answer = self.call("kernel.introspect", question, idempotent=True)
+            self._methods = self._tables.take(answer)
         return self._methods
+
+    def remedy(self, error: Refused) -> str:
+        """What to do about a refusal, in a sentence; empty where the kernel does not say."""
+        self.methods()
+        return self._tables.remedy(error)
 
     def subscribe(
         self,

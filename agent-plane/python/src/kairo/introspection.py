@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Mapping, Optional
 
 from . import schema
-from .errors import InvalidParams, NotFound, WrongShape
+from .errors import InvalidParams, NotFound, Refused, WrongShape
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,45 @@ def table(introspection: Any) -> Dict[str, Method]:
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise WrongShape(f"kernel.introspect gave another shape: {error!r}") from error
+
+
+class Tables:
+    """The kernel's tables as a client keeps them over its connections.
+
+    After a reconnection the digest is sent, and the kernel answers in a few bytes that the copy is
+    still good; only the methods that other processes serve come anew.
+    """
+
+    def __init__(self) -> None:
+        self._digest: Optional[str] = None
+        self._own: List[Any] = []
+        self._errors: List[Any] = []
+
+    def question(self) -> Dict[str, Any]:
+        """The parameters of ``kernel.introspect``."""
+        return {} if self._digest is None else {"digest": self._digest}
+
+    def take(self, answer: Any) -> Dict[str, Method]:
+        """The methods by name. Raises :class:`kairo.WrongShape`."""
+        methods = table(answer)
+        rows = answer["methods"]
+        if answer.get("unchanged") is True:
+            return {**table({"methods": self._own}), **methods}
+        # A kernel without a digest of the served ones does not know the parameter either.
+        self._digest = answer.get("digest") if "served_digest" in answer else None
+        self._own = [row for row in rows if row.get("served_by") is None]
+        self._errors = answer.get("errors", [])
+        return methods
+
+    def remedy(self, error: Refused) -> str:
+        """What to do about a refusal; empty where the kernel does not say."""
+        for row in self._errors:
+            if not isinstance(row, dict) or row.get("code") != error.code:
+                continue
+            for reason in row.get("reasons", []):
+                if reason.get("reason") == error.reason:
+                    return str(reason.get("remedy", ""))
+        return ""
 
 
 class Namespace:
