@@ -103,17 +103,7 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
             EventsCommand::Query(options) => events::query(&mut session, terminal, options),
             EventsCommand::Replay(options) => events::replay(&mut session, terminal, options),
         },
-        Command::Device { command } => match command {
-            DeviceCommand::List => device::list(&mut session, terminal),
-            DeviceCommand::Info { device } => device::info(&mut session, terminal, device),
-            DeviceCommand::Claim(options) => {
-                device::claim(&mut session, terminal, &endpoint, options)
-            }
-            DeviceCommand::Release { device } => device::release(&mut session, terminal, device),
-            DeviceCommand::Send(options) => send::send(&mut session, terminal, options),
-            DeviceCommand::Reset { device } => send::reset(&mut session, terminal, device),
-            DeviceCommand::Watch(options) => device::watch(&mut session, terminal, options),
-        },
+        Command::Device { command } => device(&mut session, terminal, &endpoint, command),
         // Need no kernel, and were done above.
         Command::Failsafe { .. }
         | Command::Record { .. }
@@ -129,6 +119,24 @@ fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<(), Failure> {
             // As above.
             RtCommand::Estop | RtCommand::ClearEstop | RtCommand::Safety => Ok(()),
         },
+    }
+}
+
+/// What is asked of a device.
+fn device(
+    session: &mut call::Session<'_>,
+    terminal: &mut Terminal,
+    endpoint: &Endpoint,
+    command: &DeviceCommand,
+) -> Result<(), Failure> {
+    match command {
+        DeviceCommand::List => device::list(session, terminal),
+        DeviceCommand::Info { device } => device::info(session, terminal, device),
+        DeviceCommand::Claim(options) => device::claim(session, terminal, endpoint, options),
+        DeviceCommand::Release { device } => device::release(session, terminal, device),
+        DeviceCommand::Send(options) => send::send(session, terminal, options),
+        DeviceCommand::Reset { device } => send::reset(session, terminal, device),
+        DeviceCommand::Watch(options) => device::watch(session, terminal, options),
     }
 }
 

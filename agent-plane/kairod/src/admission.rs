@@ -175,7 +175,7 @@ fn tell(stream: &UnixStream, full: Full, uid: u32, places: usize) {
         }
     };
     // By way of bytes: rmpv's own conversion makes lists of structures.
-    let fact = ConnectionRefused { error };
+    let fact = ConnectionRefused::from(error);
     let bytes = rmp_serde::to_vec_named(&fact).unwrap_or_default();
     let Ok(data) = rmpv::decode::read_value(&mut bytes.as_slice()) else {
         return;

@@ -352,29 +352,31 @@ pub struct PermissionRevoked {
     pub cause: Option<&'static str>,
 }
 
-/// Why there is no place.
+/// Why there is no place, as `error_info` of a response has it.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ConnectionRefused {
-    /// As `error_info` of a response has it.
-    #[serde(flatten)]
-    #[schemars(with = "RefusedView")]
-    pub error: ErrorInfo,
+    /// The stable code.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// What else there is to say, with the reason.
+    pub details: serde_json::Value,
+    /// Whether it is worth trying again.
+    pub retryable: bool,
+    /// After how many milliseconds.
+    pub retry_after_ms: Option<u64>,
 }
 
-/// What is told of an error.
-#[derive(JsonSchema)]
-#[allow(dead_code)] // For its schema alone.
-struct RefusedView {
-    /// The stable code.
-    code: String,
-    /// For people.
-    message: String,
-    /// What else there is to say, with the reason.
-    details: serde_json::Value,
-    /// Whether it is worth trying again.
-    retryable: bool,
-    /// After how many milliseconds.
-    retry_after_ms: Option<u64>,
+impl From<ErrorInfo> for ConnectionRefused {
+    fn from(error: ErrorInfo) -> Self {
+        Self {
+            code: error.code.to_string(),
+            message: error.message,
+            details: serde_json::to_value(&error.details).unwrap_or_default(),
+            retryable: error.retryable,
+            retry_after_ms: error.retry_after_ms,
+        }
+    }
 }
 
 /// Who asks for what.

@@ -8,9 +8,9 @@
 //! service is never held up, and what finds no room is lost and told.
 //!
 //! A stream has one end, told to both sides: the service's, the caller's, or a fault. A service
-//! that sends what it has no credit for, what it was not asked for, or a payload that is not sealed,
-//! is not worth keeping: its connection closes. One whose offsets lie loses that stream. What the
-//! stream is called is kairod's word, whatever the service says.
+//! that sends what it has no credit for, what it was not asked for, or a payload that is not
+//! sealed, is not worth keeping: its connection closes. One whose offsets lie loses that stream.
+//! What the stream is called is kairod's word, whatever the service says.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

@@ -153,7 +153,8 @@ fn no_secret_that_a_client_puts_anywhere_comes_out() {
         let end = json!({"intent": begun["intent"], "status": "failed", "reason": text});
         call(&mut client, "intent.end", end).unwrap();
         let who = json!({"class": "agent", "name": "a"});
-        let grant = json!({"who": who, "right": "device.read", "target": "arm", "reason": text});
+        let reason = text.replace('\n', " ");
+        let grant = json!({"who": who, "right": "device.read", "target": "arm", "reason": reason});
         call(&mut client, "permission.grant", grant).unwrap();
         for (method, params) in [
             (text.as_str(), json!({})),
