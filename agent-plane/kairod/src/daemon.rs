@@ -403,16 +403,20 @@ impl Daemon {
             return;
         }
         self.rights_changed();
-        // Nobody waits for it: after a restart they end again, by the clocks.
-        drop(self.forget_grants(over.iter().map(|grant| grant.id).collect()));
-        for grant in over {
-            let revoked = PermissionRevoked {
-                grant: grant.id,
-                by: Some("its end".into()),
-                cause: None,
-            };
-            self.bus.publish(&revoked, None);
-        }
+        let kept = self.forget_grants(over.iter().map(|grant| grant.id).collect());
+        let bus = Rc::clone(&self.bus);
+        // Told behind the file, as a revocation is; after a restart they would end by the clocks.
+        tokio::task::spawn_local(async move {
+            let _ = tokio::time::timeout(crate::methods::KEPT_PATIENCE, kept).await;
+            for grant in over {
+                let revoked = PermissionRevoked {
+                    grant: grant.id,
+                    by: Some("its end".into()),
+                    cause: None,
+                };
+                bus.publish(&revoked, None);
+            }
+        });
     }
 
     /// Whether `connection` may serve `namespace`: by its own name, or by a right.

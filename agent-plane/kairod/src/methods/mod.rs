@@ -15,6 +15,8 @@ mod traces;
 
 use crate::router::Method;
 
+pub use permission::KEPT_PATIENCE;
+
 /// Every row.
 pub fn all() -> Vec<Method> {
     let namespaces = [

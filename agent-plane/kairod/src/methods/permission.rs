@@ -22,7 +22,7 @@ use crate::topics::Pattern;
 /// Longest reason, bytes.
 const MAX_REASON_BYTES: usize = 256;
 /// How long the answer to a revocation waits for the disk.
-const KEPT_PATIENCE: Duration = Duration::from_secs(2);
+pub const KEPT_PATIENCE: Duration = Duration::from_secs(2);
 /// Most records in one answer, and most bytes of them as JSON: it fits into a frame.
 const MAX_AUDIT_RECORDS: usize = 500;
 const AUDIT_PAGE_BYTES: usize = 512 * 1024;
@@ -661,12 +661,18 @@ async fn revoke(call: &Call, params: &RevokeParams) -> Result<Revoked, ErrorInfo
         by: Some(call.connection.identity.subject().to_string()),
         cause: None,
     };
-    daemon.bus.publish(&revoked, Some(&call.meta));
-    // It is in force; only whether it will be after a restart is worth a moment.
-    let kept = tokio::time::timeout(KEPT_PATIENCE, kept).await;
+    let (bus, meta) = (Rc::clone(&daemon.bus), call.meta.clone());
+    // It is in force; whether it will be after a restart is worth a moment. Told behind that, or a
+    // kill in between would leave a grant in force that was told as revoked; and told whether its
+    // caller waits or not.
+    let told = tokio::task::spawn_local(async move {
+        let kept = tokio::time::timeout(KEPT_PATIENCE, kept).await;
+        bus.publish(&revoked, Some(&meta));
+        kept.unwrap_or(false)
+    });
     Ok(Revoked {
         id: params.id,
-        kept: kept.unwrap_or(false),
+        kept: told.await.unwrap_or(false),
     })
 }
 
