@@ -28,6 +28,8 @@
 
 #[cfg(feature = "tokio")]
 pub mod async_client;
+#[cfg(feature = "tokio")]
+pub mod async_service;
 pub mod client;
 pub mod endpoint;
 pub mod error;
@@ -46,6 +48,8 @@ struct Reference;
 
 #[cfg(feature = "tokio")]
 pub use async_client::{AsyncClient, AsyncSubscription};
+#[cfg(feature = "tokio")]
+pub use async_service::AsyncService;
 pub use client::{Client, ClientError, Incoming};
 pub use error::{ErrorCode, ErrorInfo};
 pub use flow::{Asked, StreamTerms};
