@@ -1,9 +1,9 @@
 //! What arrives on a connection: bytes into frames, and the descriptors that come beside them.
 //!
-//! Descriptors are taken in only over connections that negotiated them. Everywhere else the bytes are read without room for descriptors, and the
-//! machine's kernel closes what comes at once; nothing of it enters this process. Those taken in
-//! wait for the frames that announce them, at most [`kairo_wire::passing::MAX_WAITING`]; one that
-//! no frame announces closes the connection.
+//! Descriptors are taken in only over connections that negotiated them. Everywhere else the bytes
+//! are read without room for descriptors, and the machine's kernel closes what comes at once;
+//! nothing of it enters this process. Those taken in wait for the frames that announce them, at
+//! most [`kairo_wire::passing::MAX_WAITING`]; one that no frame announces closes the connection.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;

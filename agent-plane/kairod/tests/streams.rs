@@ -477,9 +477,25 @@ fn a_window_is_all_that_kairod_takes_ahead() {
     assert_eq!(status["services"][0]["streams"], 0);
 }
 
+/// Serves every stream it is asked for, each in a task of its own.
+async fn serve_all(mut service: kairo_wire::AsyncService) {
+    let replies = service.replies();
+    while let Some(asked) = service.next().await {
+        let replies = replies.clone();
+        tokio::spawn(async move {
+            let stream = replies.open(&asked, "frames", json!({})).await.unwrap();
+            let stream = stream.unwrap();
+            assert!(stream.takes_descriptors);
+            assert!(stream.send(&content(0, 500_000), false).await.unwrap());
+            let sealed = kairo_wire::Sealed::new(&content(500_000, 500_000)).unwrap();
+            assert!(stream.send_sealed(&sealed, true).await.unwrap());
+        });
+    }
+}
+
 #[test]
 fn the_asynchronous_client_serves_and_receives_many_streams_at_once() {
-    use kairo_wire::{AsyncClient, AsyncService, Sealed};
+    use kairo_wire::{AsyncClient, AsyncService};
     let system = System::start_without_rt();
     let socket = system.socket();
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -498,23 +514,10 @@ fn the_asynchronous_client_serves_and_receives_many_streams_at_once() {
             .await
             .unwrap();
         let registration = camera::registration();
-        let mut service = AsyncService::register(serving, registration, PATIENCE)
+        let service = AsyncService::register(serving, registration, PATIENCE)
             .await
             .unwrap();
-        tokio::spawn(async move {
-            let replies = service.replies();
-            while let Some(asked) = service.next().await {
-                let replies = replies.clone();
-                tokio::spawn(async move {
-                    let stream = replies.open(&asked, "frames", json!({})).await.unwrap();
-                    let stream = stream.unwrap();
-                    assert!(stream.takes_descriptors);
-                    assert!(stream.send(&content(0, 500_000), false).await.unwrap());
-                    let sealed = Sealed::new(&content(500_000, 500_000)).unwrap();
-                    assert!(stream.send_sealed(&sealed, true).await.unwrap());
-                });
-            }
-        });
+        tokio::spawn(serve_all(service));
         let client = connect().await;
         let mut stalled = client
             .clone()

@@ -65,7 +65,7 @@ impl Reader {
     ) -> std::io::Result<usize> {
         let half = match self {
             Self::Tcp(half) => return half.read(bytes).await,
-            Self::Unix(half) => half.as_ref(),
+            Self::Unix(half) => AsRef::<UnixStream>::as_ref(&*half),
         };
         loop {
             half.readable().await?;

@@ -2,8 +2,8 @@
 //! under way. Needs the feature `tokio`.
 //!
 //! Each stream has a sender of its own, which waits for its own credit and nobody else's. A service
-//! that does not take its requests loses new ones once [`WAITING_REQUESTS`] wait: as many as the kernel
-//! gives it at once, so only one that leaves requests unanswered gets there.
+//! that does not take its requests loses new ones once [`WAITING_REQUESTS`] wait: as many as the
+//! kernel gives it at once, so only one that leaves requests unanswered gets there.
 
 use std::time::Duration;
 
