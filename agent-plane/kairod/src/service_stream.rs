@@ -9,7 +9,7 @@
 //!
 //! A stream has one end, told to both sides: the service's, the caller's, or a fault. A service
 //! that sends what it has no credit for, what it was not asked for, or a payload that is not
-//! sealed, is not worth keeping: its connection closes. One whose offsets lie loses that stream.
+//! sealed is not worth keeping: its connection closes. One whose offsets lie loses that stream.
 //! What the stream is called is kairod's word, whatever the service says.
 
 use std::cell::{Cell, RefCell};
@@ -84,6 +84,13 @@ struct State {
 enum Next {
     Chunk(StreamChunk),
     End(Option<ErrorInfo>),
+}
+
+impl State {
+    fn next(&mut self) -> Option<Next> {
+        let chunk = self.held.pop_front().map(Next::Chunk);
+        chunk.or_else(|| self.end.clone().map(Next::End))
+    }
 }
 
 /// A stream whose service has not answered yet. Dropped before that, there is none.
@@ -293,14 +300,9 @@ impl ServiceStream {
             tokio::pin!(freed);
             // Registered before the check, so that what comes in between is not missed.
             freed.as_mut().enable();
-            let mut state = self.state.borrow_mut();
-            if let Some(chunk) = state.held.pop_front() {
-                return Next::Chunk(chunk);
+            if let Some(next) = self.state.borrow_mut().next() {
+                return next;
             }
-            if let Some(end) = &state.end {
-                return Next::End(end.clone());
-            }
-            drop(state);
             self.grant_more();
             tokio::select! {
                 () = self.filled.notified() => {}

@@ -118,7 +118,7 @@ fn a_reader_that_stalls_keeps_few_descriptors_and_inline_and_sealed_mix() {
 }
 
 #[test]
-fn who_did_not_negotiate_gets_none_and_what_it_sends_is_closed_at_once() {
+fn who_did_not_negotiate_gets_none_and_what_it_sends_ends_closed_at_once() {
     let system = System::start_without_rt();
     let mut service = camera::register(&system, &["descriptors"]);
     let (mut client, name) = opened(&mut service, system.client(), json!({}));
@@ -253,7 +253,7 @@ impl Rogue {
     }
 
     /// The connection closes, and its caller hears that it did.
-    fn is_closed(mut self) {
+    fn ends_closed(mut self) {
         let mut rest = Vec::new();
         // A reset is an end too.
         let _ = self.stream.read_to_end(&mut rest);
@@ -297,7 +297,7 @@ fn what_is_not_sealed_memory_of_that_length_costs_the_service_its_connection() {
         let mut chunk = rogue.chunk();
         chunk.attached_bytes = Some(claimed);
         rogue.send(&chunk, &[&descriptor]);
-        rogue.is_closed();
+        rogue.ends_closed();
     }
     // And one that announces a descriptor and brings none, and one that brings what it does not
     // announce, and many.
@@ -305,15 +305,15 @@ fn what_is_not_sealed_memory_of_that_length_costs_the_service_its_connection() {
     let mut chunk = rogue.chunk();
     chunk.attached_bytes = Some(10);
     rogue.send(&chunk, &[]);
-    rogue.is_closed();
+    rogue.ends_closed();
     let rogue = Rogue::start(&system);
     rogue.send(&rogue.chunk(), &[&plain_file()]);
-    rogue.is_closed();
+    rogue.ends_closed();
     let rogue = Rogue::start(&system);
     let files: Vec<OwnedFd> = (0..40).map(|_| plain_file()).collect();
     let files: Vec<&OwnedFd> = files.iter().collect();
     rogue.send(&rogue.chunk(), &files);
-    rogue.is_closed();
+    rogue.ends_closed();
     call(&mut system.client(), "kernel.ping", json!({})).unwrap();
     settles_at(&system, before);
 }
@@ -356,25 +356,25 @@ fn a_service_that_lies_about_its_stream_loses_it_or_its_connection() {
         (flood.seq, flood.offset) = (number, number * 200_000);
         rogue.send(&flood, &[]);
     }
-    rogue.is_closed();
+    rogue.ends_closed();
     for foreign in ["1000000", "s1", "-1", ""] {
         let rogue = Rogue::start(&system);
         let mut chunk = rogue.chunk();
         chunk.subscription = foreign.into();
         rogue.send(&chunk, &[]);
-        rogue.is_closed();
+        rogue.ends_closed();
     }
     let rogue = Rogue::start(&system);
     (&rogue.stream)
         .write_all(b"KA\x01\x04\x00\x00\x00\x01\x80")
         .unwrap();
-    rogue.is_closed();
+    rogue.ends_closed();
     // Not even the beginning of a chunk that is longer than any credit.
     let rogue = Rogue::start(&system);
     (&rogue.stream)
         .write_all(b"KA\x01\x04\x00\x80\x00\x00")
         .unwrap();
-    rogue.is_closed();
+    rogue.ends_closed();
     call(&mut system.client(), "kernel.ping", json!({})).unwrap();
 }
 

@@ -476,3 +476,80 @@ fn a_window_is_all_that_kairod_takes_ahead() {
     let status = call(&mut system.client(), "service.status", json!({})).unwrap();
     assert_eq!(status["services"][0]["streams"], 0);
 }
+
+/// Serves every stream it is asked for, each in a task of its own.
+async fn serve_all(mut service: kairo_wire::AsyncService) {
+    let replies = service.replies();
+    while let Some(asked) = service.next().await {
+        let replies = replies.clone();
+        tokio::spawn(async move {
+            let stream = replies.open(&asked, "frames", json!({})).await.unwrap();
+            let stream = stream.unwrap();
+            assert!(stream.takes_descriptors);
+            assert!(stream.send(&content(0, 500_000), false).await.unwrap());
+            let sealed = kairo_wire::Sealed::new(&content(500_000, 500_000)).unwrap();
+            assert!(stream.send_sealed(&sealed, true).await.unwrap());
+        });
+    }
+}
+
+#[test]
+fn the_asynchronous_client_serves_and_receives_many_streams_at_once() {
+    use kairo_wire::{AsyncClient, AsyncService};
+    let system = System::start_without_rt();
+    let socket = system.socket();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let connect = async || {
+            let client = AsyncClient::connect_path(&socket).await.unwrap();
+            let features = ["large_frames", "descriptors"];
+            let granted = client.negotiate(&features, PATIENCE).await.unwrap();
+            assert_eq!(granted, features);
+            client
+        };
+        let serving = connect().await;
+        let confine = json!({"class": "service", "name": "camera"});
+        let _: Value = serving
+            .call("kernel.confine", confine, PATIENCE)
+            .await
+            .unwrap();
+        let registration = camera::registration();
+        let service = AsyncService::register(serving, registration, PATIENCE)
+            .await
+            .unwrap();
+        tokio::spawn(serve_all(service));
+        let client = connect().await;
+        let mut stalled = client
+            .clone()
+            .subscribe("camera.frames", json!({}), PATIENCE)
+            .await;
+        let mut reading = Vec::new();
+        for _ in 0..8 {
+            let client = client.clone();
+            reading.push(tokio::spawn(async move {
+                let params = json!({"policy": "block", "credit_bytes": 100_000});
+                let opened = client.subscribe("camera.frames", params, PATIENCE).await;
+                let mut chunks = opened.unwrap();
+                let mut seen = Vec::new();
+                while let Some(item) = chunks.next().await {
+                    let Incoming::Chunk(chunk) = item.unwrap() else {
+                        panic!("no chunk");
+                    };
+                    seen.extend_from_slice(&chunk.content().unwrap());
+                    if chunk.end {
+                        break;
+                    }
+                    chunks.grant(chunk.content_bytes() + 1000).await.unwrap();
+                }
+                assert!(seen == content(0, 1_000_000));
+            }));
+        }
+        for reader in reading {
+            tokio::time::timeout(PATIENCE, reader)
+                .await
+                .unwrap()
+                .unwrap();
+        }
+        assert!(stalled.as_mut().unwrap().next().await.is_some());
+    });
+}

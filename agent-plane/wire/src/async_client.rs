@@ -22,7 +22,8 @@
 //! # }
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,24 +31,99 @@ use std::time::Duration;
 
 use rmpv::Value;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{TcpStream, UnixStream, tcp, unix};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::AbortHandle;
 
-use crate::client::{ClientError, Incoming, adopt, finish, incoming, name_in};
+use crate::async_service::WAITING_REQUESTS;
+use crate::client::{ClientError, Incoming, adopt, finish, granted, incoming, name_in};
 use crate::endpoint::Endpoint;
 use crate::error::ErrorInfo;
-use crate::frame::{Decoder, Frame, FrameError, FrameKind, Limits};
+use crate::flow::{Asked, Notice, Outflows};
+use crate::frame::{Decoder, Frame, FrameError, FrameKind, LARGE_CONTROL_BYTES, Limits};
 use crate::message::{Id, Message, MessageError, Meta, Request, Response};
+use crate::passing;
+use crate::sealed::Sealed;
 
 /// Items of a subscription that wait to be taken.
 pub const WAITING_ITEMS: usize = 4096;
 /// Frames that wait to be written; a caller waits beyond that.
 const WAITING_FRAMES: usize = 64;
 
-type Reader = Box<dyn AsyncRead + Send + Unpin>;
-type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+/// The reading half.
+enum Reader {
+    Unix(unix::OwnedReadHalf),
+    Tcp(tcp::OwnedReadHalf),
+}
+
+impl Reader {
+    /// Reads what is there, once something is, and the descriptors beside it.
+    async fn read(
+        &mut self,
+        bytes: &mut [u8],
+        arrived: &mut VecDeque<OwnedFd>,
+    ) -> std::io::Result<usize> {
+        let half = match self {
+            Self::Tcp(half) => return half.read(bytes).await,
+            Self::Unix(half) => AsRef::<UnixStream>::as_ref(&*half),
+        };
+        loop {
+            half.readable().await?;
+            let receive = || passing::receive(half, bytes, arrived);
+            match half.try_io(Interest::READABLE, receive) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+/// The writing half.
+enum Writer {
+    Unix(unix::OwnedWriteHalf),
+    Tcp(tcp::OwnedWriteHalf),
+}
+
+impl Writer {
+    async fn write(&mut self, outbound: Outbound) -> std::io::Result<()> {
+        let frame = outbound.frame.as_slice();
+        let half = match self {
+            Self::Tcp(half) => return half.write_all(frame).await,
+            Self::Unix(half) => half,
+        };
+        let Some(sealed) = outbound.attached else {
+            return half.write_all(frame).await;
+        };
+        let sent = loop {
+            half.writable().await?;
+            let stream = half.as_ref();
+            let send = || passing::send(stream, frame, Some(sealed.descriptor()));
+            match stream.try_io(Interest::WRITABLE, send) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                other => break other?,
+            }
+        };
+        half.write_all(&frame[sent..]).await
+    }
+}
+
+/// A frame to be written, and the payload beside it.
+#[derive(Debug)]
+struct Outbound {
+    frame: Vec<u8>,
+    attached: Option<Sealed>,
+}
+
+impl From<Vec<u8>> for Outbound {
+    fn from(frame: Vec<u8>) -> Self {
+        Self {
+            frame,
+            attached: None,
+        }
+    }
+}
+
 type Items = mpsc::Sender<Incoming>;
 
 /// Who waits for a response.
@@ -63,6 +139,11 @@ struct Waiting {
 struct State {
     calls: HashMap<i64, Waiting>,
     subscriptions: HashMap<String, Items>,
+    limits: Limits,
+    /// Where requests go that are to be served; none where nothing is.
+    asked: Option<mpsc::Sender<Asked>>,
+    /// Streams that are served.
+    flows: Outflows,
     /// How the connection ended, once it has.
     ended: Option<End>,
 }
@@ -105,8 +186,10 @@ impl State {
 
 #[derive(Debug)]
 struct Inner {
-    frames: mpsc::Sender<Vec<u8>>,
+    frames: mpsc::Sender<Outbound>,
     state: Arc<Mutex<State>>,
+    /// Rung by notices of streams that are served, and by the end.
+    notices: Arc<Notify>,
     next_id: AtomicI64,
     reading: AbortHandle,
 }
@@ -152,7 +235,7 @@ impl AsyncClient {
             Endpoint::Tcp(address) => {
                 let stream = TcpStream::connect(address).await.map_err(refused)?;
                 let (reader, writer) = stream.into_split();
-                (Box::new(reader), Box::new(writer))
+                (Reader::Tcp(reader), Writer::Tcp(writer))
             }
             local => {
                 let stream = match local {
@@ -164,7 +247,7 @@ impl AsyncClient {
                     Endpoint::Tcp(_) => Err(std::io::ErrorKind::Unsupported.into()),
                 };
                 let (reader, writer) = stream.map_err(refused)?.into_split();
-                (Box::new(reader), Box::new(writer))
+                (Reader::Unix(reader), Writer::Unix(writer))
             }
         };
         Ok(Self::over(reader, writer))
@@ -173,11 +256,13 @@ impl AsyncClient {
     fn over(reader: Reader, writer: Writer) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         let (frames, queue) = mpsc::channel(WAITING_FRAMES);
+        let notices = Arc::new(Notify::new());
         tokio::spawn(write(writer, queue));
-        let reading = tokio::spawn(read(reader, Arc::clone(&state)));
+        let reading = tokio::spawn(read(reader, Arc::clone(&state), Arc::clone(&notices)));
         Self(Arc::new(Inner {
             frames,
             state,
+            notices,
             next_id: AtomicI64::new(1),
             reading: reading.abort_handle(),
         }))
@@ -218,7 +303,7 @@ impl AsyncClient {
     /// What broke on the way.
     pub async fn notify(&self, method: &str, params: impl Serialize) -> Result<(), ClientError> {
         let frame = encode(None, method, params, None)?;
-        let sent = self.0.frames.send(frame).await;
+        let sent = self.0.frames.send(frame.into()).await;
         sent.map_err(|_| ClientError::Closed)
     }
 
@@ -250,6 +335,59 @@ impl AsyncClient {
         })
     }
 
+    /// Asks for optional features of the protocol (`kernel.hello`): `large_frames`, `descriptors`.
+    /// Gives those that are granted.
+    ///
+    /// # Errors
+    /// As [`AsyncClient::call`].
+    pub async fn negotiate(
+        &self,
+        features: &[&str],
+        deadline: Duration,
+    ) -> Result<Vec<String>, ClientError> {
+        let features = features.iter().map(|name| Value::from(*name)).collect();
+        let params = Value::Map(vec![("features".into(), Value::Array(features))]);
+        let reply: Value = self.call("kernel.hello", params, deadline).await?;
+        let granted = granted(&reply);
+        if granted.iter().any(|name| name == "large_frames") {
+            lock(&self.0.state).limits.control_bytes = LARGE_CONTROL_BYTES;
+        }
+        Ok(granted)
+    }
+
+    /// Takes requests of others from now on.
+    pub(crate) fn serve(&self) -> mpsc::Receiver<Asked> {
+        let (entry, asked) = mpsc::channel(WAITING_REQUESTS);
+        lock(&self.0.state).asked = Some(entry);
+        asked
+    }
+
+    /// Does something with the streams that are served.
+    pub(crate) fn flows<T>(&self, work: impl FnOnce(&mut Outflows) -> T) -> T {
+        work(&mut lock(&self.0.state).flows)
+    }
+
+    /// Rung by notices of these streams, and by the end.
+    pub(crate) fn notices(&self) -> Arc<Notify> {
+        Arc::clone(&self.0.notices)
+    }
+
+    /// Why nothing comes any more, once that is so.
+    pub(crate) fn why_ended(&self) -> Option<ClientError> {
+        lock(&self.0.state).ended.as_ref().map(End::error)
+    }
+
+    /// Sends a message, and a payload beside it.
+    pub(crate) async fn send_message<M: Message>(
+        &self,
+        message: &M,
+        attached: Option<Sealed>,
+    ) -> Result<(), ClientError> {
+        let frame = message.encode(&lock(&self.0.state).limits)?;
+        let sent = self.0.frames.send(Outbound { frame, attached }).await;
+        sent.map_err(|_| ClientError::Closed)
+    }
+
     async fn ask(
         &self,
         method: &str,
@@ -259,7 +397,8 @@ impl AsyncClient {
         deadline: Duration,
     ) -> Result<Response<Value>, ClientError> {
         let number = self.0.next_id.fetch_add(1, Ordering::Relaxed);
-        let frame = encode(Some(Id::Number(number)), method, params, meta)?;
+        let request = request(Some(Id::Number(number)), method, params, meta);
+        let frame = request.encode(&lock(&self.0.state).limits)?;
         let (tell, told) = oneshot::channel();
         {
             let mut state = lock(&self.0.state);
@@ -275,7 +414,7 @@ impl AsyncClient {
         };
         let answered = async {
             // A writer that has ended drops the frame; the reader then says how it ended.
-            let _ = self.0.frames.send(frame).await;
+            let _ = self.0.frames.send(frame.into()).await;
             let told = told.await;
             told.map_err(|_| lock(&self.0.state).why_ended())
         };
@@ -299,7 +438,7 @@ impl Drop for UnderWay<'_> {
         let params = Value::Map(vec![("id".into(), self.number.into())]);
         if let Ok(frame) = encode(None, "kernel.cancel", params, None) {
             // A queue that is full holds the request itself, or much more urgent ones.
-            let _ = self.inner.frames.try_send(frame);
+            let _ = self.inner.frames.try_send(frame.into());
         }
     }
 }
@@ -354,7 +493,7 @@ impl Drop for AsyncSubscription {
         let params = Value::Map(vec![("subscription".into(), self.name.as_str().into())]);
         if let Ok(frame) = encode(None, "event.unsubscribe", params, None) {
             // Without room for it the kernel goes on delivering, and the items are passed over.
-            let _ = self.client.0.frames.try_send(frame);
+            let _ = self.client.0.frames.try_send(frame.into());
         }
     }
 }
@@ -364,64 +503,85 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn request<P>(id: Option<Id>, method: &str, params: P, meta: Option<Meta>) -> Request<P> {
+    Request {
+        id,
+        method: method.into(),
+        params: Some(params),
+        meta,
+    }
+}
+
 fn encode(
     id: Option<Id>,
     method: &str,
     params: impl Serialize,
     meta: Option<Meta>,
 ) -> Result<Vec<u8>, ClientError> {
-    let request = Request {
-        id,
-        method: method.into(),
-        params: Some(params),
-        meta,
-    };
-    Ok(request.encode(&Limits::default())?)
+    Ok(request(id, method, params, meta).encode(&Limits::default())?)
 }
 
-async fn write(mut writer: Writer, mut queue: mpsc::Receiver<Vec<u8>>) {
-    while let Some(frame) = queue.recv().await {
-        if writer.write_all(&frame).await.is_err() {
+async fn write(mut writer: Writer, mut queue: mpsc::Receiver<Outbound>) {
+    while let Some(outbound) = queue.recv().await {
+        if writer.write(outbound).await.is_err() {
             return; // The reader says so.
         }
     }
 }
 
 /// Hands out what arrives until the connection ends; then everybody who waits hears so.
-async fn read(mut reader: Reader, state: Arc<Mutex<State>>) {
+async fn read(mut reader: Reader, state: Arc<Mutex<State>>, notices: Arc<Notify>) {
     let mut decoder = Decoder::default();
     let mut bytes = vec![0; 64 * 1024];
+    let mut arrived = VecDeque::new();
     let ended = loop {
-        match reader.read(&mut bytes).await {
+        match reader.read(&mut bytes, &mut arrived).await {
             Ok(0) | Err(_) => break End::Closed,
             Ok(count) => decoder.feed(&bytes[..count]),
         }
-        if let Err(error) = take_frames(&mut decoder, &state) {
+        decoder.set_limits(lock(&state).limits);
+        if let Err(error) = take_frames(&mut decoder, &state, &mut arrived) {
             break End::of(error);
         }
+        notices.notify_waiters();
     };
     let mut state = lock(&state);
     state.ended = Some(ended);
     state.calls.clear();
     state.subscriptions.clear();
+    state.asked = None;
+    notices.notify_waiters();
 }
 
-fn take_frames(decoder: &mut Decoder, state: &Mutex<State>) -> Result<(), ClientError> {
+fn take_frames(
+    decoder: &mut Decoder,
+    state: &Mutex<State>,
+    arrived: &mut VecDeque<OwnedFd>,
+) -> Result<(), ClientError> {
     while let Some(frame) = decoder.next_frame()? {
-        take_frame(&frame, &mut lock(state))?;
+        take_frame(&frame, &mut lock(state), arrived)?;
     }
     Ok(())
 }
 
-fn take_frame(frame: &Frame, state: &mut State) -> Result<(), ClientError> {
+fn take_frame(
+    frame: &Frame,
+    state: &mut State,
+    arrived: &mut VecDeque<OwnedFd>,
+) -> Result<(), ClientError> {
+    if frame.kind == FrameKind::Request && state.asked.is_some() {
+        return take_request(frame, state);
+    }
     if frame.kind != FrameKind::Response {
-        let item = incoming(frame)?;
-        let name = item.subscription().unwrap_or_default();
-        if let Some(items) = state.subscriptions.get(name)
-            && items.try_send(item.clone()).is_err()
+        let mut item = incoming(frame)?;
+        if let Incoming::Chunk(chunk) = &mut item {
+            chunk.attach(arrived)?;
+        }
+        let name = item.subscription().unwrap_or_default().to_string();
+        if let Some(items) = state.subscriptions.get(&name)
+            && items.try_send(item).is_err()
         {
             // It is not read: ended here, so that nobody else waits for its reader.
-            let name = name.to_string();
             state.subscriptions.remove(&name);
         }
         return Ok(());
@@ -440,5 +600,19 @@ fn take_frame(frame: &Frame, state: &mut State) -> Result<(), ClientError> {
     }
     // The caller may just have given up.
     let _ = waiting.tell.send(response);
+    Ok(())
+}
+
+/// Takes a request that is to be served, or what the kernel says of a stream.
+fn take_request(frame: &Frame, state: &mut State) -> Result<(), ClientError> {
+    let asked = Asked::decode(&frame.payload, &Limits::default())?;
+    if let Some(notice) = Notice::of(&asked) {
+        state.flows.heed(&notice);
+        return Ok(());
+    }
+    if let Some(entry) = &state.asked {
+        // Its caller hears from the kernel that the service is late.
+        let _ = entry.try_send(asked);
+    }
     Ok(())
 }

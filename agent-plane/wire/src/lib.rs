@@ -30,6 +30,8 @@
 pub mod async_client;
 #[cfg(feature = "tokio")]
 pub mod async_follow;
+#[cfg(feature = "tokio")]
+pub mod async_service;
 pub mod client;
 pub mod endpoint;
 pub mod error;
@@ -52,6 +54,8 @@ struct Reference;
 pub use async_client::{AsyncClient, AsyncSubscription};
 #[cfg(feature = "tokio")]
 pub use async_follow::AsyncFollowing;
+#[cfg(feature = "tokio")]
+pub use async_service::AsyncService;
 pub use client::{Client, ClientError, Incoming};
 pub use endpoint::Endpoint;
 pub use error::{ErrorCode, ErrorInfo};

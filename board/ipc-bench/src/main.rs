@@ -1,8 +1,8 @@
 //! Measures calls over kairod's socket beside others', in turns, and prints every window as JSON.
 //!
 //! `kairo-ipc-bench KERNEL_SOCKET` measures calls, `stream KERNEL_SOCKET` streams; `serve KIND
-//! SOCKET` is the other process of the controls: every server is a process of its own, as kairod
-//! is. Judging is done by `cargo xtask bench ipc`.
+//! SOCKET` and `serve-stream KIND SOCKET` are the other processes: every server and sender is one
+//! of its own, as kairod is. Judging is done by `cargo xtask bench ipc` and `bench stream`.
 
 mod grpc;
 mod kernel;
