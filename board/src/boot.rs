@@ -16,6 +16,9 @@ pub const START: &str = include_str!("../boot/start.cmd");
 /// Name of the script in the boot partition, where U-Boot's `bootflow scan` looks for it.
 pub const SCRIPT_FILE: &str = "boot.scr";
 
+/// Bytes of a boot script, at most: `bootflow scan` takes no larger one.
+pub const SCRIPT_BYTES_MAX: usize = 64 * 1024;
+
 /// Bytes of a slot's `boot.env`, which the script imports.
 pub const ENVIRONMENT_BYTES: usize = 4096;
 
@@ -184,6 +187,7 @@ mod tests {
         assert_eq!(writes, ["0x30${i}8", "0x3020"]);
         assert!(!START.contains("write"));
         assert_eq!(START.lines().last(), Some("reset"));
+        assert!(script().len() <= SCRIPT_BYTES_MAX);
     }
 
     #[test]

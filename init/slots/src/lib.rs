@@ -11,7 +11,8 @@
 //! - [`faults`]: a disk that loses power, and every way it can end; the proof of the above.
 //!
 //! It does not load, check or write a system's contents, talk to anybody, or decide when to update:
-//! that is init's and the bundle's work. Without threads and unsafe code; blocks in [`file`](mod@file) only.
+//! that is init's and the bundle's work. Without threads and unsafe code; only [`file`](mod@file)
+//! blocks.
 #![forbid(unsafe_code)]
 
 pub mod area;

@@ -442,7 +442,11 @@ mod tests {
             let release = Release { manifest: ManifestHash([8; 32]), number: 1, floor };
             let record = Record {
                 sequence, active, floor, wipe,
-                trial: nonce.map(|nonce| Trial { slot: active.other(), nonce: Nonce(nonce), release }),
+                trial: nonce.map(|nonce| Trial {
+                    slot: active.other(),
+                    nonce: Nonce(nonce),
+                    release,
+                }),
                 quarantine: Quarantine::of(refused.into_iter().map(ManifestHash)),
             };
             prop_assert_eq!(Record::from_sector(&record.to_sector()), Ok(record));

@@ -127,8 +127,8 @@ impl Sector {
     }
 }
 
-/// The variables of a sector, in their order. A name that is there twice counts as its last value,
-/// as it does for the loader; an empty value is no value.
+/// The variables of a sector, in their order. A name that is there twice counts as its first value,
+/// as it does for U-Boot when it imports variables by name; an empty value is no value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Variables<'a>(Vec<(&'a str, &'a str)>);
 
@@ -136,8 +136,9 @@ impl<'a> Variables<'a> {
     /// The value of `name`, if there is one.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&'a str> {
-        let last = self.0.iter().rev().find(|(other, _)| *other == name);
-        last.map(|(_, value)| *value)
+        let first = self.0.iter().find(|(other, _)| *other == name);
+        first
+            .map(|(_, value)| *value)
             .filter(|value| !value.is_empty())
     }
 

@@ -66,14 +66,8 @@ fn going_back_by_hand_and_wiping_lose_nothing_either() {
 #[test]
 fn a_disk_that_lies_is_survived_as_far_as_is_documented() {
     holds(budget(1, 1, 0), Flush::KeepsBack(6));
-    for k in 1..=6 {
-        let f = explore(rules(budget(2, 1, 0), Flush::KeepsBackUnordered(k), None));
-        println!(
-            "UNORD {k} {} {} {:?}",
-            f.states,
-            f.is_complete,
-            f.violation.map(|v| v.to_string())
-        );
+    for writes in 1..=3 {
+        holds(budget(1, 1, 0), Flush::KeepsBackUnordered(writes));
     }
 }
 

@@ -6,7 +6,8 @@
 //! sectors. In every state it tries everything that can happen next, a power cut among it with
 //! every subset of the unflushed writes and each of them torn. What the boot script and the
 //! operating system do in it is not a model: it is [`crate::loader::decide`] and
-//! [`crate::state::State`], over real sectors. [`walk`](mod@walk) goes the same ways at random, for longer.
+//! [`crate::state::State`], over real sectors. [`walk`](mod@walk) goes the same ways at random, for
+//! longer.
 //!
 //! What is checked is listed at [`check::Property`]. A [`Mutant`] breaks the design on purpose, and
 //! the tests show that each is found.
