@@ -454,7 +454,8 @@ fn a_kernel_is_started_with_its_slots_command_line_word_for_word() -> anyhow::Re
     let line = |root: u32| {
         format!(
             "console=ttyS0,115200 panic=-1 root=/dev/dm-0 ro dm-mod.create=\"vroot,,,ro,0 \
-             131072 verity 1 /dev/vda{root} /dev/vda{root} 4096 4096 16384 16385 sha256 {hash} {hash}\" {}",
+             131072 verity 1 /dev/vda{root} /dev/vda{root} 4096 4096 16384 16385 sha256 {hash} \
+             {hash}\" {}",
             "kairo.pad=0123456789abcdef ".repeat(20)
         )
     };

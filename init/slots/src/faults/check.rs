@@ -6,7 +6,6 @@ use super::disk::{GARBAGE, Id, Library, SECTORS, kernel};
 use super::world::{Nature, RELEASES, ReleaseIndex, release, release_in, whole};
 use crate::area::{ATTEMPTS, Place, Slot};
 use crate::loader::{self, Disk};
-use crate::record::{Record, Seal};
 
 /// Boots without a fault after which a machine must be up: every attempt, and one more.
 const BOOTS_MAX: usize = ATTEMPTS as usize + 1;
@@ -115,8 +114,7 @@ pub fn load(
 /// The first slot whose seal is whole and not true.
 pub fn untrue_seal(library: &Library, view: &[Id; SECTORS]) -> Option<Slot> {
     Slot::BOTH.into_iter().find(|slot| {
-        let sector = library.sector(view[Place::seal(*slot).index()]);
-        let Ok(seal) = Seal::from_sector(sector) else {
+        let Some(seal) = library.seal(view[Place::seal(*slot).index()]) else {
             return false;
         };
         let holds = whole(library, view, *slot).map(|index| release(index).manifest);
@@ -126,21 +124,20 @@ pub fn untrue_seal(library: &Library, view: &[Id; SECTORS]) -> Option<Slot> {
 
 /// The active slot, if its seal is not whole.
 pub fn unsealed_active(library: &Library, view: &[Id; SECTORS]) -> Option<Slot> {
-    let records = Place::RECORDS.map(|place| library.sector(view[place.index()]));
-    let whole = records
+    let records = Place::RECORDS.map(|place| library.record(view[place.index()]));
+    let newest = records
         .into_iter()
-        .filter_map(|sector| Record::from_sector(sector).ok());
-    let active = whole.max_by_key(|record| record.sequence)?.active;
-    let seal = Seal::from_sector(library.sector(view[Place::seal(active).index()]));
-    seal.is_err().then_some(active)
+        .flatten()
+        .max_by_key(|record| record.sequence)?;
+    let seal = library.seal(view[Place::seal(newest.active).index()]);
+    seal.is_none().then_some(newest.active)
 }
 
 /// Whether a whole record, the older one too, names this slot.
 pub fn is_named(library: &Library, view: &[Id; SECTORS], slot: Slot) -> bool {
-    Place::RECORDS.into_iter().any(|place| {
-        let record = Record::from_sector(library.sector(view[place.index()]));
-        record.is_ok_and(|record| {
-            record.active == slot || record.trial.is_some_and(|trial| trial.slot == slot)
-        })
-    })
+    let records = Place::RECORDS.map(|place| library.record(view[place.index()]));
+    records
+        .into_iter()
+        .flatten()
+        .any(|record| record.active == slot || record.trial.is_some_and(|trial| trial.slot == slot))
 }

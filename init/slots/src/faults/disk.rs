@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use crate::area::{Place, Slot, Snapshot};
+use crate::record::{Record, Seal};
 use crate::sector::{SECTOR_BYTES, Sector};
 
 /// Sectors of the modelled disk: the area, and a kernel and a root for each slot.
@@ -43,6 +44,8 @@ pub fn root(slot: Slot) -> usize {
 #[derive(Debug)]
 pub struct Library {
     sectors: Vec<Sector>,
+    records: Vec<Option<Record>>,
+    seals: Vec<Option<Seal>>,
     ids: HashMap<Sector, Id>,
     torn: HashMap<(Id, Id), Vec<Id>>,
 }
@@ -51,6 +54,8 @@ impl Default for Library {
     fn default() -> Self {
         let mut library = Self {
             sectors: Vec::new(),
+            records: Vec::new(),
+            seals: Vec::new(),
             ids: HashMap::new(),
             torn: HashMap::new(),
         };
@@ -68,6 +73,8 @@ impl Library {
         }
         let id = Id::try_from(self.sectors.len()).expect("a bounded world has few sectors");
         self.sectors.push(*sector);
+        self.records.push(Record::from_sector(sector).ok());
+        self.seals.push(Seal::from_sector(sector).ok());
         self.ids.insert(*sector, id);
         id
     }
@@ -76,6 +83,18 @@ impl Library {
     #[must_use]
     pub fn sector(&self, id: Id) -> &Sector {
         &self.sectors[id as usize]
+    }
+
+    /// The record that a sector is.
+    #[must_use]
+    pub fn record(&self, id: Id) -> Option<&Record> {
+        self.records[id as usize].as_ref()
+    }
+
+    /// The seal that a sector is.
+    #[must_use]
+    pub fn seal(&self, id: Id) -> Option<&Seal> {
+        self.seals[id as usize].as_ref()
     }
 
     /// The area of a disk.
