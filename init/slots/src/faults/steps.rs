@@ -403,7 +403,11 @@ impl Lab {
             }
             Ask::Commit => Then::Committed(tried),
             Ask::SettleRollback => Then::Quarantined(tried),
-            Ask::Recover => Then::Recovered,
+            Ask::Recover => {
+                // It went with both records, however far the recovery gets.
+                next.quarantined = 0;
+                Then::Idle
+            }
             Ask::Wipe => {
                 next.budget.wipes -= 1;
                 Then::Idle
@@ -476,7 +480,6 @@ impl Lab {
                 world.quarantined &= !(1 << index);
                 world.floor = world.floor.max(RELEASES[index as usize].3 as u8);
             }
-            Then::Recovered => world.quarantined = 0,
         }
         Job::Idle
     }
@@ -495,16 +498,18 @@ impl Lab {
         };
         let before = next.disk.view();
         let on_disk = next.disk.durable;
-        let is_free = slot != booted.slot
-            && !is_named(&self.library, &before, slot)
-            && !is_named(&self.library, &on_disk, slot);
+        // On a disk that keeps its order, what is not on the medium yet is there before this is.
+        let is_named_there = match self.rules.flush {
+            Flush::Honest => is_named(&self.library, &on_disk, slot),
+            Flush::KeepsBack(_) | Flush::KeepsBackUnordered(_) => false,
+        };
+        let is_free =
+            slot != booted.slot && !is_named(&self.library, &before, slot) && !is_named_there;
         let id = self.library.id(&contents(order.release));
         next.disk.write(part(slot), id);
         let detail =
             |_: &World| format!("slot {slot} is written, and a record names it or it runs");
-        let keeps_order = !matches!(self.rules.flush, Flush::KeepsBackUnordered(_));
-        let holds = is_free || !keeps_order;
-        let outcome = checked(holds, Property::SlotKept, detail, next);
+        let outcome = checked(is_free, Property::SlotKept, detail, next);
         list.push((Step::Writes(part(slot) as u8), outcome));
     }
 

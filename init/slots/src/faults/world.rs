@@ -108,8 +108,6 @@ pub enum Then {
     Quarantined(ReleaseIndex),
     /// The release has been committed.
     Committed(ReleaseIndex),
-    /// The records are new, and the quarantine is forgotten with the old ones.
-    Recovered,
 }
 
 /// What the operating system is doing.
