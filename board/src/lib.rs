@@ -9,7 +9,9 @@
 
 pub mod bench;
 pub mod binaries;
+pub mod boot;
 pub mod demo;
+pub mod faults;
 pub mod fuzz;
 pub mod host;
 pub mod hosted;

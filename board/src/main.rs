@@ -22,6 +22,7 @@ struct Arguments {
 enum XtaskCommand {
     Bench(command::bench::Arguments),
     Demo(command::demo::Arguments),
+    Faults(command::faults::Arguments),
     Fuzz(command::fuzz::Arguments),
     Image(command::image::Arguments),
     Kernel(command::kernel::Arguments),
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         XtaskCommand::Bench(arguments) => command::bench::run(&arguments),
         XtaskCommand::Demo(arguments) => command::demo::run(&arguments),
+        XtaskCommand::Faults(arguments) => command::faults::run(&arguments),
         XtaskCommand::Fuzz(arguments) => command::fuzz::run(&arguments),
         XtaskCommand::Image(arguments) => command::image::run(&arguments),
         XtaskCommand::Kernel(arguments) => command::kernel::run(&arguments),

@@ -8,7 +8,7 @@
 use crate::host::{self, HostError, Need};
 use crate::kernel::{self, KernelError};
 use crate::paths::Paths;
-use crate::{image, qemu};
+use crate::{boot, image, qemu};
 
 /// What a command is going to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +91,8 @@ fn of(work: Work) -> Result<Vec<Need>, KernelError> {
         // The image's cyclictest is the hosted demo's too.
         Work::AllTests => {
             let builds_kernel = true;
-            [vec![GIT, PYTHON], of(Work::Machine { builds_kernel })?].concat()
+            let machine = of(Work::Machine { builds_kernel })?;
+            [vec![GIT, PYTHON], machine, boot::NEEDS.to_vec()].concat()
         }
     })
 }

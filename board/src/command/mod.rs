@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod demo;
+pub mod faults;
 pub mod fuzz;
 pub mod image;
 pub mod kernel;
