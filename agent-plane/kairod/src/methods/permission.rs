@@ -552,7 +552,7 @@ fn wanted(daemon: &Daemon, params: &GrantParams) -> Result<Wanted, ErrorInfo> {
 /// The grant that `params` ask for, without its number.
 fn checked(call: &Call, params: &GrantParams) -> Result<Grant, ErrorInfo> {
     let invalid = |text: String| Reason::invalid().error(text);
-    let wanted = wanted(&call.daemon, &params)?;
+    let wanted = wanted(&call.daemon, params)?;
     if wanted.who.is_empty() {
         let text = "`who` names nobody; give `class`, `name` or `uid`";
         return Err(invalid(text.into()));
