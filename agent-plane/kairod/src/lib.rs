@@ -6,6 +6,7 @@
 
 mod admission;
 mod appearance;
+mod attention;
 mod audit;
 mod cancellation;
 mod claim;

@@ -27,6 +27,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use crate::appearance::Appearance;
+use crate::attention::GLANCE;
 use crate::claim::Rings;
 use crate::device::Device;
 use crate::plane::SharedPlane;
@@ -245,13 +246,19 @@ fn adopt(
 
 /// Serves a link until it breaks.
 async fn serve(plane: &SharedPlane, wires: &Wires) -> Result<(), LinkError> {
+    let attention = Rc::clone(&plane.borrow().attention);
+    attention.pay();
     loop {
+        let is_watched = plane.borrow().is_watched();
         tokio::select! {
             message = receive(&wires.control) => {
                 let (notice, _) = message?;
                 hear(plane, notice)?;
+                attention.pay();
             }
-            rung = wires.doorbell.readable() => {
+            () = attention.called(), if !is_watched => {}
+            () = tokio::time::sleep(GLANCE), if !is_watched => plane.borrow_mut().collect(),
+            rung = wires.doorbell.readable(), if is_watched => {
                 let mut rung = rung?;
                 // Emptied before the memory is read: what is written later rings again.
                 let mut count = [0; 8];

@@ -17,6 +17,7 @@ use kairo_link::stats::Stats;
 use kairo_wire::{ErrorInfo, Meta};
 use tokio::sync::oneshot;
 
+use crate::attention::Attention;
 use crate::claim::{Claim, Draft};
 use crate::device::{ALIAS_PREFIX, Device, Standing};
 use crate::events::EventBus;
@@ -54,6 +55,8 @@ pub struct Plane {
     stops: BTreeMap<u64, oneshot::Sender<StopAnswer>>,
     next_request: u64,
     ended: VecDeque<(u64, String)>,
+    /// Whether anybody looks at the devices.
+    pub attention: Rc<Attention>,
 }
 
 /// The plane, shared by everything on kairod's one thread. Never borrowed across an await.
@@ -72,6 +75,7 @@ impl Plane {
             stops: BTreeMap::new(),
             next_request: 1,
             ended: VecDeque::new(),
+            attention: Rc::default(),
         }
     }
 
@@ -179,6 +183,7 @@ impl Plane {
         let (sender, receiver) = oneshot::channel();
         self.openings.insert(request, sender);
         self.devices[index].standing = Standing::Opening { request, holder };
+        self.attention.pay();
         Ok(receiver)
     }
 
@@ -488,6 +493,20 @@ impl Plane {
         }
     }
 
+    /// Somebody reads the devices' states from now on: the newest ones.
+    pub fn look(&mut self) {
+        if !self.is_watched() {
+            self.collect();
+        }
+        self.attention.pay();
+    }
+
+    /// Whether states and answers have to be taken in as they come.
+    pub fn is_watched(&self) -> bool {
+        let is_free = |device: &Device| matches!(device.standing, Standing::Free);
+        self.attention.is_paid() || !self.devices.iter().all(is_free)
+    }
+
     /// The doorbell rang: states and answers may have come.
     pub fn collect(&mut self) {
         for index in 0..self.devices.len() {
@@ -538,6 +557,8 @@ impl Plane {
     fn free(&mut self, index: usize, cause: &str, meta: Option<&Meta>) {
         let device = &mut self.devices[index];
         if let Some(epoch) = device.free() {
+            // What the device does now is worth seeing.
+            self.attention.pay();
             if self.ended.len() == REMEMBERED_CLAIMS {
                 self.ended.pop_front();
             }

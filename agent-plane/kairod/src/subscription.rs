@@ -248,6 +248,7 @@ pub async fn deliver_states(
         let sample = if !may_read {
             None
         } else {
+            daemon.plane.borrow_mut().look();
             let plane = daemon.plane.borrow();
             let found = plane.devices().iter().find(|known| known.id() == device);
             found.map(crate::device::Device::sample)

@@ -180,6 +180,7 @@ fn without_descriptors_kairod_waits_and_nobody_is_lost() {
     let system = System::start_with_descriptors(44);
     let pid = system.kairod_pid();
     let mut first = system.client();
+    call(&mut first, "kernel.diagnostics", json!({})).unwrap();
     let before = descriptors(pid);
     let mut crowd: Vec<UnixStream> = Vec::new();
     eventually("descriptors run out", || {

@@ -404,3 +404,36 @@ fn a_terminated_kairod_closes_its_leases_and_takes_its_socket_away() {
     system.rt().wait_for(|request| *request == closed);
     assert!(!system.socket().exists());
 }
+
+#[test]
+fn while_nobody_looks_the_bell_is_left_alone_and_who_looks_sees_the_newest_state() {
+    let system = System::start();
+    let mut client = system.client();
+    // The double rings every 2 ms: so many rings are seconds of silence.
+    let left_alone = || (system.rt.as_ref().unwrap().unanswered_rings() > 100).then_some(());
+    eventually("the bell is left alone", left_alone);
+    let age = |client: &mut Client| {
+        let info = call(client, "device.info", json!({"device": "arm"})).unwrap();
+        let joint = &info["state"]["joints"]["elbow_flex"];
+        (info["state"]["tick"].as_u64().unwrap(), joint.clone())
+    };
+    let (first, _) = age(&mut client);
+    let before = first;
+    eventually("states are followed again", || {
+        (system.rt.as_ref().unwrap().unanswered_rings() < 50 && age(&mut client).0 > before + 10)
+            .then_some(())
+    });
+    let epoch = claim(&mut client);
+    // A claim is followed however long nobody asks for anything.
+    let until = Instant::now() + Duration::from_secs(7);
+    while Instant::now() < until {
+        assert!(
+            system.rt.as_ref().unwrap().unanswered_rings() < 1000,
+            "a claim is not followed"
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let released = json!({"device": "arm", "epoch": epoch});
+    call(&mut client, "device.release", released).unwrap();
+    eventually("the bell is left alone again", left_alone);
+}

@@ -108,6 +108,7 @@ struct List {
 }
 
 fn list(call: &Call) -> List {
+    call.daemon.plane.borrow_mut().look();
     let plane = call.daemon.plane.borrow();
     List {
         devices: plane
@@ -130,6 +131,7 @@ struct DeviceParams {
 }
 
 fn info(call: &Call, params: &DeviceParams) -> Result<DeviceInfo, ErrorInfo> {
+    call.daemon.plane.borrow_mut().look();
     let plane = call.daemon.plane.borrow();
     let index = plane.find(&params.device)?;
     Ok(plane.devices()[index].info())

@@ -393,6 +393,7 @@ fn baseline(plane: &Plane) -> Stats {
 }
 
 fn status(call: &Call) -> RtStatus {
+    call.daemon.plane.borrow_mut().look();
     let plane = call.daemon.plane.borrow();
     let base = baseline(&plane);
     let known = Welcome::default();

@@ -61,6 +61,7 @@ pub struct FakeRt {
     /// The control requests it got, in order.
     pub requests: Receiver<Request>,
     thread: Option<JoinHandle<()>>,
+    doorbell: OwnedFd,
 }
 
 impl FakeRt {
@@ -74,15 +75,28 @@ impl FakeRt {
         listen(&listener, Backlog::new(4).unwrap()).unwrap();
         let (orders, inbox) = channel();
         let (told, requests) = channel();
+        let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).unwrap();
+        let doorbell = bell.as_fd().try_clone_to_owned().unwrap();
         let thread = std::thread::spawn(move || {
-            let mut plane = Plane::new(inbox, told, epoch);
+            let mut plane = Plane::new(inbox, told, epoch, bell);
             plane.run(&listener, path);
         });
         Self {
             orders,
             requests,
             thread: Some(thread),
+            doorbell,
         }
+    }
+
+    /// How often it rang since anybody answered.
+    pub fn unanswered_rings(&self) -> u64 {
+        let number = self.doorbell.as_raw_fd();
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap();
+        let count = info
+            .lines()
+            .find_map(|line| line.strip_prefix("eventfd-count:"));
+        u64::from_str_radix(count.unwrap().trim(), 16).unwrap()
     }
 
     /// Gives an order.
@@ -152,7 +166,7 @@ struct Plane {
 }
 
 impl Plane {
-    fn new(orders: Receiver<Order>, told: Sender<Request>, epoch: u64) -> Self {
+    fn new(orders: Receiver<Order>, told: Sender<Request>, epoch: u64, doorbell: EventFd) -> Self {
         let access = PeerAccess::ReadOnly;
         let (stats, stats_fd) =
             Segment::create(c"stats", Kind::Stats, PAYLOAD_WORDS, 0, 1, access).unwrap();
@@ -171,7 +185,7 @@ impl Plane {
             epoch,
             stats,
             stats_fd,
-            doorbell: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).unwrap(),
+            doorbell,
             state: DeviceState {
                 phase: Phase::Holding as u32,
                 joint_count: JOINTS.len() as u32,
