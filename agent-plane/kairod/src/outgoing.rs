@@ -65,6 +65,12 @@ impl Item {
     }
 }
 
+/// What a peer may have lying unread when another descriptor is sent to it, bytes of the machine's
+/// memory: some ten frames that announce one. A user's descriptors on their way are counted together
+/// by the machine's kernel, a thousand of them by default, so that without this a few peers that do
+/// not read would take those of all others.
+const UNREAD_BYTES: usize = 8 * 1024;
+
 /// The queue.
 #[derive(Debug, Default)]
 pub struct Outgoing {
@@ -205,7 +211,11 @@ async fn send_with(
     let stream = socket.as_ref();
     loop {
         stream.writable().await?;
-        let send = || passing::send(stream, frame, Some(sealed.descriptor()));
+        let send = || match passing::unread(stream)? {
+            // The machine's kernel rings when the peer reads.
+            unread if unread > UNREAD_BYTES => Err(std::io::ErrorKind::WouldBlock.into()),
+            _ => passing::send(stream, frame, Some(sealed.descriptor())),
+        };
         match stream.try_io(Interest::WRITABLE, send) {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             other => return other,

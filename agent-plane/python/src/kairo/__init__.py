@@ -30,9 +30,10 @@ from .service import Service, Stream
 __version__ = "0.1.0"
 
 __all__ = [
-    "Asked", "Backlog", "Busy", "Canceled", "CannotConnect", "Chunk", "Claim", "Client", "Conflict",
-    "ConnectionLost", "DeadlineExceeded", "Endpoint", "EndpointError", "Event", "FrameError",
-    "Gap", "Internal", "InvalidParams", "InvalidRequest", "KairoError", "Limit", "Malformed",
-    "MessageTooLong", "Method", "NotFound", "PermissionDenied", "ProtocolError", "Refused",
-    "Sealed", "Service", "Stream", "Subscription", "Timeout", "Unavailable", "Unencodable", "Unsupported", "WrongShape",
+    "Asked", "Backlog", "Busy", "Canceled", "CannotConnect", "Chunk", "Claim", "Client",
+    "Conflict", "ConnectionLost", "DeadlineExceeded", "Endpoint", "EndpointError", "Event",
+    "FrameError", "Gap", "Internal", "InvalidParams", "InvalidRequest", "KairoError", "Limit",
+    "Malformed", "MessageTooLong", "Method", "NotFound", "PermissionDenied", "ProtocolError",
+    "Refused", "Sealed", "Service", "Stream", "Subscription", "Timeout", "Unavailable",
+    "Unencodable", "Unsupported", "WrongShape",
 ]
