@@ -18,6 +18,12 @@ use tokio::task::coop::consume_budget;
 
 use crate::readiness::{Watched, watch, watch_for};
 
+/// What a peer may have lying unread when another descriptor is sent to it, bytes of the machine's
+/// memory: some ten frames that announce one. A user's descriptors on their way are counted
+/// together by the machine's kernel, a thousand of them by default, so that without this a few
+/// peers that do not read would take those of all others.
+const UNREAD_BYTES: usize = 8 * 1024;
+
 /// The socket.
 #[derive(Debug)]
 pub struct Socket(AsyncFd<Watched<UnixStream>>);
@@ -86,7 +92,7 @@ impl Socket {
         while !bytes.is_empty() {
             consume_budget().await;
             let written = match &beside {
-                Some(sealed) => passing::send(self.stream(), bytes, Some(sealed.descriptor())),
+                Some(sealed) => self.send_beside(bytes, sealed),
                 None => self.stream().write(bytes),
             };
             match written {
@@ -104,6 +110,15 @@ impl Socket {
             }
         }
         Ok(())
+    }
+
+    /// Sends the beginning of a frame with the payload beside it, unless too many of those lie
+    /// unread: the machine's kernel rings when the peer reads.
+    fn send_beside(&self, frame: &[u8], sealed: &Sealed) -> Result<usize> {
+        match passing::unread(self.stream())? {
+            unread if unread > UNREAD_BYTES => Err(ErrorKind::WouldBlock.into()),
+            _ => passing::send(self.stream(), frame, Some(sealed.descriptor())),
+        }
     }
 
     /// Sends nothing more; the peer reads to the end.

@@ -102,8 +102,8 @@ fn a_reader_that_stalls_keeps_few_descriptors_and_inline_and_sealed_mix() {
     {
         sent += 1;
         assert!(
-            sent < 100_000,
-            "a reader that does not read takes everything"
+            sent < 40,
+            "{sent} descriptors went to a reader that does not read"
         );
     }
     let held = open_descriptors(&system) - before;
@@ -118,7 +118,7 @@ fn a_reader_that_stalls_keeps_few_descriptors_and_inline_and_sealed_mix() {
 }
 
 #[test]
-fn who_did_not_negotiate_gets_none_and_what_it_sends_ends_closed_at_once() {
+fn who_did_not_negotiate_gets_none_and_what_it_sends_is_closed_at_once() {
     let system = System::start_without_rt();
     let mut service = camera::register(&system, &["descriptors"]);
     let (mut client, name) = opened(&mut service, system.client(), json!({}));
@@ -137,8 +137,8 @@ fn who_did_not_negotiate_gets_none_and_what_it_sends_ends_closed_at_once() {
     for _ in 0..50 {
         exchange(&plain, &ping, Some(&sealed));
     }
-    // Its socket and its process, not fifty more.
-    assert!(open_descriptors(&system) <= before + 2);
+    // Its socket and its process, and what kairod has open for a moment; not fifty more.
+    assert!(open_descriptors(&system) <= before + 10);
     drop(plain);
     // One that negotiated them and announces none: its connection closes.
     let mut stray = system.raw();

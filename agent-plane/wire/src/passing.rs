@@ -66,6 +66,22 @@ pub fn receive(
     Ok(received.bytes)
 }
 
+/// What the peer has not read yet of what was sent, bytes of the machine's memory: a few hundred for
+/// each small message, whatever its length.
+///
+/// # Errors
+/// As `ioctl`.
+#[allow(unsafe_code)]
+pub fn unread(socket: impl AsFd) -> std::io::Result<usize> {
+    const TIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
+    // SAFETY: the request is SIOCOUTQ (asm-generic/ioctls.h), which writes one int and nothing else.
+    let unread: i32 = unsafe {
+        let request = rustix::ioctl::Getter::<TIOCOUTQ, i32>::new();
+        rustix::ioctl::ioctl(socket, request)?
+    };
+    Ok(usize::try_from(unread).unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +109,16 @@ mod tests {
         }
         assert_eq!(read, b"before\0before\x01before\x02");
         assert_eq!(arrived.len(), 3);
+    }
+
+    #[test]
+    fn what_the_peer_has_not_read_is_known() {
+        let (one, other) = UnixStream::pair().unwrap();
+        assert_eq!(unread(&one).unwrap(), 0);
+        (&one).write_all(b"x").unwrap();
+        assert!(unread(&one).unwrap() > 0);
+        receive(&other, &mut [0; 8], &mut VecDeque::new()).unwrap();
+        assert_eq!(unread(&one).unwrap(), 0);
     }
 
     #[test]

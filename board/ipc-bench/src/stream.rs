@@ -4,6 +4,7 @@
 //! and the reader is this one. Both ends of every way sum what they sent and saw, the same way, and
 //! the sums must agree. Judging is done by `cargo xtask bench stream`.
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use kairo_wire::{Client, Incoming, Sealed, Service, Value};
+use kairo_wire::{Client, Incoming, Sealed, Service, Value, passing};
 use serde_json::json;
 
 /// Bytes of one window.
@@ -24,6 +25,8 @@ const WINDOWS: usize = 5;
 const RAW_SIZES: [usize; 4] = [1 << 16, 1 << 17, 1 << 18, 1 << 20];
 /// Bytes of a payload in a descriptor; the best of them is measured.
 const SEALED_SIZES: [usize; 3] = [1 << 18, 1 << 20, 1 << 22];
+/// Descriptors that the raw sender is ahead, as a service is.
+const DESCRIPTORS_AHEAD: usize = 4;
 /// What the content repeats after, bytes: more than any cache of one core.
 const SOURCE_BYTES: usize = 1 << 23;
 /// How long anything may take.
@@ -100,18 +103,35 @@ pub fn serve(kind: &str, path: &str) -> Result<()> {
     }
 }
 
-/// The raw sender: for each connection, as many bytes as it asks for, and their sum.
+/// The raw sender: for each connection, as many bytes as it asks for, and their sum; in descriptors
+/// if it asks for that, four ahead of what it says it has read.
 fn pour(path: &str) -> Result<()> {
     let source = source();
     let listener = UnixListener::bind(path)?;
     loop {
         let (mut stream, _) = listener.accept()?;
-        let (mut asked, mut sum) = ([0; 16], Sum::default());
+        let (mut asked, mut sum) = ([0; 24], Sum::default());
         stream.read_exact(&mut asked)?;
-        let [total, size] = words(asked);
+        let [total, size, sealed] = words(asked);
+        let mut ahead = 0;
         for piece in pieces(&source, total, size) {
             sum.add(piece);
-            stream.write_all(piece)?;
+            if sealed == 0 {
+                stream.write_all(piece)?;
+                continue;
+            }
+            while ahead >= DESCRIPTORS_AHEAD {
+                ahead -= stream.read(&mut [0; DESCRIPTORS_AHEAD])?;
+            }
+            let sealed = Sealed::new(piece)?;
+            passing::send(&stream, b"d", Some(sealed.descriptor()))?;
+            ahead += 1;
+        }
+        if sealed > 0 {
+            // What it has read since is of no use to anybody, and must not make the end a reset.
+            while ahead > 0 {
+                ahead -= stream.read(&mut [0; DESCRIPTORS_AHEAD])?;
+            }
         }
         stream.write_all(sum.text().as_bytes())?;
     }
@@ -124,7 +144,7 @@ fn relay(path: &str) -> Result<()> {
     loop {
         let (mut stream, _) = listener.accept()?;
         let mut from = UnixStream::connect(&upstream)?;
-        let mut asked = [0; 16];
+        let mut asked = [0; 24];
         stream.read_exact(&mut asked)?;
         from.write_all(&asked)?;
         let mut buffer = vec![0; words(asked)[1]];
@@ -137,13 +157,13 @@ fn relay(path: &str) -> Result<()> {
     }
 }
 
-fn words(bytes: [u8; 16]) -> [usize; 2] {
+fn words(bytes: [u8; 24]) -> [usize; 3] {
     let word = |at: usize| {
         let mut word = [0; 8];
         word.copy_from_slice(&bytes[at..at + 8]);
         u64::from_le_bytes(word) as usize
     };
-    [word(0), word(8)]
+    [word(0), word(8), word(16)]
 }
 
 /// The sender that is a service of kairod's.
@@ -238,6 +258,7 @@ fn raw(path: &Path, total: usize, size: usize) -> Result<f64> {
     let began = Instant::now();
     stream.write_all(&(total as u64).to_le_bytes())?;
     stream.write_all(&(size as u64).to_le_bytes())?;
+    stream.write_all(&0_u64.to_le_bytes())?;
     let (mut sum, mut left) = (Sum::default(), total);
     while left > 0 {
         let most = left.min(size);
@@ -245,6 +266,36 @@ fn raw(path: &Path, total: usize, size: usize) -> Result<f64> {
         ensure!(count > 0, "the sender ended");
         sum.add(&buffer[..count]);
         left -= count;
+    }
+    let took = began.elapsed().as_secs_f64();
+    let mut theirs = String::new();
+    stream.read_to_string(&mut theirs)?;
+    ensure!(
+        theirs == sum.text(),
+        "the content arrived otherwise than it was sent"
+    );
+    Ok(total as f64 / took)
+}
+
+/// Reads `total` bytes in descriptors, from the sender directly; gives bytes a second.
+fn raw_sealed(path: &Path, total: usize, size: usize) -> Result<f64> {
+    let mut stream = UnixStream::connect(path)?;
+    let (mut buffer, mut arrived) = (vec![0; size], VecDeque::new());
+    let began = Instant::now();
+    for word in [total as u64, size as u64, 1] {
+        stream.write_all(&word.to_le_bytes())?;
+    }
+    let mut sum = Sum::default();
+    for _ in 0..total / size {
+        while arrived.is_empty() {
+            let count = passing::receive(&stream, &mut [0; 1], &mut arrived)?;
+            ensure!(count > 0, "the sender ended");
+        }
+        let descriptor = arrived.pop_front().context("no descriptor")?;
+        let payload = Sealed::accept(descriptor, size as u64)?;
+        stream.write_all(b"r")?;
+        payload.read_at(&mut buffer, 0)?;
+        sum.add(&buffer);
     }
     let took = began.elapsed().as_secs_f64();
     let mut theirs = String::new();
@@ -336,17 +387,19 @@ pub fn measure(kernel: &str) -> Result<()> {
     let (sealed_size, sealed_probe) = best(&SEALED_SIZES, probe)?;
     // The service cuts what is sent inline by itself.
     let inline_size = 1 << 20;
-    let (mut direct, mut relayed) = (Vec::new(), Vec::new());
+    let (mut direct, mut relayed, mut passed) = (Vec::new(), Vec::new(), Vec::new());
     let (mut inline, mut sealed) = (Vec::new(), Vec::new());
     for _ in 0..WINDOWS {
         direct.push(raw(&pour, TOTAL_BYTES, raw_size)?);
         sealed.push(through(&mut client, TOTAL_BYTES, sealed_size, true)?);
+        passed.push(raw_sealed(&pour, TOTAL_BYTES, sealed_size)?);
         relayed.push(raw(&relay, TOTAL_BYTES, raw_size)?);
         inline.push(through(&mut client, TOTAL_BYTES, inline_size, false)?);
     }
     println!(
         "{}",
         json!({"bytes": TOTAL_BYTES, "raw_bytes_per_s": direct, "relay_bytes_per_s": relayed,
+               "raw_descriptor_bytes_per_s": passed,
                "inline_bytes_per_s": inline, "descriptor_bytes_per_s": sealed,
                "raw_size": raw_size, "descriptor_size": sealed_size,
                "probes": {"raw": raw_probe, "descriptor": sealed_probe}})
