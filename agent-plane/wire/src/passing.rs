@@ -66,15 +66,15 @@ pub fn receive(
     Ok(received.bytes)
 }
 
-/// What the peer has not read yet of what was sent, bytes of the machine's memory: a few hundred for
-/// each small message, whatever its length.
+/// What the peer has not read yet of what was sent, bytes of the machine's memory: a few hundred
+/// for each small message, whatever its length.
 ///
 /// # Errors
 /// As `ioctl`.
 #[allow(unsafe_code)]
 pub fn unread(socket: impl AsFd) -> std::io::Result<usize> {
     const TIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
-    // SAFETY: the request is SIOCOUTQ (asm-generic/ioctls.h), which writes one int and nothing else.
+    // SAFETY: the request is SIOCOUTQ (asm-generic/ioctls.h), which writes one int and no more.
     let unread: i32 = unsafe {
         let request = rustix::ioctl::Getter::<TIOCOUTQ, i32>::new();
         rustix::ioctl::ioctl(socket, request)?

@@ -5,8 +5,8 @@
 //! descriptors, in turns; every sender is a process of its own. A mark's value is the median over
 //! the windows. The throughput that is judged is that of descriptors: an inline stream is copied
 //! through a third process, and is reported beside a relay that does nothing else. Descriptors that
-//! the sender passes directly to the reader say how much of it is kairod's doing. kairod's memory is
-//! looked at all the while.
+//! the sender passes directly to the reader say how much of it is kairod's doing. kairod's memory
+//! is looked at all the while.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
