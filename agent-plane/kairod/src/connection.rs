@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
+use crate::closer;
 use crate::daemon::Daemon;
 use crate::held::Held;
 use crate::idempotency;
@@ -295,6 +296,7 @@ impl Connection {
 /// Serves a connection to its end.
 pub async fn serve(daemon: Rc<Daemon>, stream: UnixStream) {
     let Ok(identity) = Identity::of(&stream, daemon.permissions.borrow().policy()) else {
+        closer::close(stream.into_std());
         return; // Whoever the kernel cannot name is not served.
     };
     let number = daemon.next_connection();
@@ -330,6 +332,7 @@ pub async fn serve(daemon: Rc<Daemon>, stream: UnixStream) {
         // A peer that does not read its last response does without.
         let _ = tokio::time::timeout(FLUSH_TIMEOUT, writing).await;
     }
+    connection.outgoing.clear();
     // Counted until its queue is gone: connections that end without reading are memory too.
     daemon.connections.borrow_mut().remove(&number);
 }
@@ -359,6 +362,8 @@ async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, socket: &Socket)
             return End::Done;
         }
         if !held.is_full() {
+            // Also behind a hello that had waited.
+            reading.input.decoder.set_limits(connection.limits());
             match reading.input.decoder.next_frame() {
                 Ok(Some(frame)) => {
                     reading.due = None;
@@ -367,7 +372,6 @@ async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, socket: &Socket)
                     if take(daemon, connection, frame, input).await.is_err() {
                         return End::Done;
                     }
-                    reading.input.decoder.set_limits(connection.limits());
                     reading.rest().await;
                     continue;
                 }
@@ -388,7 +392,21 @@ async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, socket: &Socket)
             connection.place().await;
             continue;
         }
-        reading.input.have_share(daemon).await;
+        if reading.input.needs_share() {
+            if reading.input.is_unasked(connection.has_served.get()) {
+                let text = "a client sends request frames only, and others where it serves";
+                return reading
+                    .input
+                    .refuse(connection, Reason::Malformed.error(text));
+            }
+            let uid = connection.identity.as_subject().uid;
+            tokio::select! {
+                () = reading.input.have_share(daemon, uid) => {}
+                () = connection.place(), if !held.is_empty() => continue,
+            }
+            // It could not be read while it waited.
+            reading.due = None;
+        }
         let more = tokio::select! {
             more = reading.more(connection) => more,
             // What waits is begun as soon as it may, whether anything more comes or not.
@@ -426,6 +444,10 @@ impl Reading<'_> {
     /// So many bytes came.
     fn fed(&mut self, count: usize) {
         self.is_over = count == 0;
+        if self.is_over {
+            // What never becomes whole holds nothing from others.
+            self.input.share = None;
+        }
         self.input.feed(count);
     }
 

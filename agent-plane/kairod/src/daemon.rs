@@ -457,12 +457,7 @@ impl Daemon {
             let classes = method.permission.classes();
             let decision = self.decide(&stream.caller, right, &method.name, classes);
             if !decision.allowed {
-                stream.end(Some(self.denied(
-                    &stream.caller,
-                    right,
-                    &method.name,
-                    &decision,
-                )));
+                stream.revoke(self.denied(&stream.caller, right, &method.name, &decision));
             }
         }
     }

@@ -103,7 +103,8 @@ fn write(file: &GrantFile, mut kept: Vec<Grant>, mut next: u64, orders: &Receive
             Err(error) if is_behind => {
                 tracing::error!("grants that ended are not written: {error}")
             }
-            Err(_) => {}
+            // The file may be half-way to what was refused: it is written again as it was.
+            Err(_) => is_behind = true,
         }
         for order in batch {
             // Whoever asked may have gone.

@@ -1,19 +1,19 @@
 //! What arrives on a connection: bytes into frames, and the descriptors that come beside them.
 //!
-//! Descriptors are taken in only over connections that negotiated them. Everywhere else the bytes
-//! are read without room for descriptors, and the machine's kernel closes what comes at once;
-//! nothing of it enters this process. Those taken in wait for the frames that announce them, at
-//! most [`kairo_wire::passing::MAX_WAITING`]; one that no frame announces closes the connection.
+//! Descriptors are kept only over connections that negotiated them; everywhere else they are handed
+//! to the closer as they come. Those kept wait for the frames that announce them, at most
+//! [`kairo_wire::passing::MAX_WAITING`]; one that no frame announces closes the connection.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
+use crate::closer;
 use crate::connection::{Connection, End};
 use crate::daemon::Daemon;
 use crate::large_frames::Share;
 use crate::router::refusal;
 use crate::socket::Socket;
-use kairo_wire::{Decoder, ErrorInfo, Limits, scan};
+use kairo_wire::{Decoder, ErrorInfo, FrameKind, Limits, scan};
 
 /// Most that is read at once, bytes; from a service, which may send streams.
 const READ_BYTES: usize = 16 * 1024;
@@ -44,14 +44,27 @@ impl<'connection> Input<'connection> {
         }
     }
 
-    /// Waits for a share of the large frames, if the frame under way is one and has none.
-    pub async fn have_share(&mut self, daemon: &Daemon) {
-        if let Some((kind, bytes)) = self.decoder.announced()
-            && bytes > Limits::default().control_bytes
-            && self.share.is_none()
-        {
-            self.share = daemon.large_frames.share(kind, bytes).await;
+    /// Whether the frame under way is a large one and has no share yet.
+    pub fn needs_share(&self) -> bool {
+        self.share.is_none() && self.large().is_some()
+    }
+
+    /// Whether the large frame under way is one that this peer has no business to send.
+    pub fn is_unasked(&self, serves: bool) -> bool {
+        let is_request = |(kind, _): (FrameKind, usize)| kind == FrameKind::Request;
+        !serves && !self.large().is_some_and(is_request)
+    }
+
+    /// Waits for a share of the large frames for the one under way.
+    pub async fn have_share(&mut self, daemon: &Daemon, uid: u32) {
+        if let Some((kind, bytes)) = self.large() {
+            self.share = daemon.large_frames.share(kind, bytes, uid).await;
         }
+    }
+
+    fn large(&self) -> Option<(FrameKind, usize)> {
+        let announced = self.decoder.announced();
+        announced.filter(|(_, bytes)| *bytes > Limits::default().control_bytes)
     }
 
     /// Whether a descriptor came that no frame announced.
@@ -64,11 +77,11 @@ impl<'connection> Input<'connection> {
         if serves && self.buffer.len() < READ_BYTES_OF_SERVICE {
             self.buffer.resize(READ_BYTES_OF_SERVICE, 0);
         }
-        if !descriptors {
-            return self.socket.read(&mut self.buffer).await;
+        let read = self.socket.read(&mut self.buffer, &mut self.arrived).await;
+        if !descriptors && !self.arrived.is_empty() {
+            closer::close(std::mem::take(&mut self.arrived));
         }
-        let arrived = &mut self.arrived;
-        self.socket.receive(&mut self.buffer, arrived).await
+        read
     }
 
     /// Takes in what was read.
@@ -81,5 +94,13 @@ impl<'connection> Input<'connection> {
         let id = scan::salvage_id(self.decoder.unfinished_payload());
         connection.outgoing.push(refusal(id, error));
         End::Done
+    }
+}
+
+impl Drop for Input<'_> {
+    fn drop(&mut self) {
+        if !self.arrived.is_empty() {
+            closer::close(std::mem::take(&mut self.arrived));
+        }
     }
 }

@@ -14,6 +14,8 @@
 //! A frame on its way is in memory up to three times (as it came, taken apart, as it goes on), so
 //! all of them together cost at most six times [`TOTAL_BYTES`].
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,13 +34,20 @@ pub const PATIENCE: Duration = FRAME_TIMEOUT;
 const UNIT_BYTES: usize = 1024;
 
 /// A frame's share; given back when dropped.
-pub type Share = OwnedSemaphorePermit;
+#[derive(Debug)]
+pub struct Share {
+    _bytes: OwnedSemaphorePermit,
+    /// Of requests: the one of its user.
+    _turn: Option<OwnedSemaphorePermit>,
+}
 
 /// What all connections together may have.
 #[derive(Debug)]
 pub struct LargeFrames {
     requests: Arc<Semaphore>,
     responses: Arc<Semaphore>,
+    /// One large request at a time of each user: one that is sent slowly delays its own user's.
+    turns: RefCell<BTreeMap<u32, Arc<Semaphore>>>,
 }
 
 impl Default for LargeFrames {
@@ -47,21 +56,35 @@ impl Default for LargeFrames {
         Self {
             requests: total(),
             responses: total(),
+            turns: RefCell::default(),
         }
     }
 }
 
 impl LargeFrames {
-    /// A share for a frame of so many bytes, once there is one.
-    pub async fn share(&self, kind: FrameKind, bytes: usize) -> Option<Share> {
-        let all = match kind {
-            FrameKind::Response => &self.responses,
-            _ => &self.requests,
-        };
+    /// A share for a frame of so many bytes from `uid`, once there is one.
+    pub async fn share(&self, kind: FrameKind, bytes: usize, uid: u32) -> Option<Share> {
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).ok()?;
-        // Fails only when closed, and nobody closes it.
-        Arc::clone(all).acquire_many_owned(units).await.ok()
+        // Acquiring fails only when closed, and nobody closes these.
+        if kind == FrameKind::Response {
+            let all = Arc::clone(&self.responses);
+            return Some(Share {
+                _bytes: all.acquire_many_owned(units).await.ok()?,
+                _turn: None,
+            });
+        }
+        let turn = Arc::clone(self.turns.borrow_mut().entry(uid).or_insert_with(one));
+        let turn = turn.acquire_owned().await.ok()?;
+        let all = Arc::clone(&self.requests);
+        Some(Share {
+            _bytes: all.acquire_many_owned(units).await.ok()?,
+            _turn: Some(turn),
+        })
     }
+}
+
+fn one() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(1))
 }
 
 #[cfg(test)]
@@ -73,13 +96,13 @@ mod tests {
         let frames = LargeFrames::default();
         let (request, half) = (FrameKind::Request, TOTAL_BYTES / 2);
         let held = [
-            frames.share(request, half).await.unwrap(),
-            frames.share(request, half).await.unwrap(),
+            frames.share(request, half, 1).await.unwrap(),
+            frames.share(request, half, 2).await.unwrap(),
         ];
-        let mut next = Box::pin(frames.share(request, 1));
+        let mut next = Box::pin(frames.share(request, 1, 3));
         let waits = tokio::time::timeout(Duration::from_millis(1), &mut next).await;
         assert!(waits.is_err());
-        let response = frames.share(FrameKind::Response, TOTAL_BYTES).await;
+        let response = frames.share(FrameKind::Response, TOTAL_BYTES, 3).await;
         assert!(response.is_some());
         drop(held);
         assert!(next.await.is_some());

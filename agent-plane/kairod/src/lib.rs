@@ -10,6 +10,7 @@ mod attention;
 mod audit;
 mod cancellation;
 mod claim;
+mod closer;
 mod connection;
 mod daemon;
 mod delivery;

@@ -138,6 +138,13 @@ impl Outgoing {
         }
     }
 
+    /// Lets nothing more in and drops what waits, with its descriptors and shares: others may hold
+    /// the connection for a while.
+    pub fn clear(&self) {
+        self.close();
+        self.frames.borrow_mut().clear();
+    }
+
     /// Lets nothing more in; what waits is still written.
     pub fn close(&self) {
         self.closed.set(true);

@@ -621,13 +621,28 @@ fn audit_before(name: &'static str, call: Call, params: Value) -> Work {
         let mut noting = Noting::new(&call, entry);
         noting.attempt = Some(number);
         let method = daemon.router.find(name)?;
-        let result = match (method.handler)(call, params) {
-            Ok(work) => work.await,
+        let result = match still_allowed(method, &call) {
+            Ok(()) => match (method.handler)(call, params) {
+                Ok(work) => work.await,
+                Err(error) => Err(error),
+            },
             Err(error) => Err(error),
         };
         noting.ended(&result);
         result
     })
+}
+
+/// Refuses what was allowed before a disk was waited for, and is not any more.
+fn still_allowed(method: &Method, call: &Call) -> Result<(), ErrorInfo> {
+    let daemon = &call.daemon;
+    daemon.require_method(&call.connection, method.name, method.permission)?;
+    check_intent(daemon, &call.meta)?;
+    if daemon.is_draining() {
+        let text = "kairod is stopping; try again";
+        return Err(Reason::Draining.error_retried(text, 1000));
+    }
+    Ok(())
 }
 
 /// Writes how something audited ended: also when its caller gives it up half-way, by its deadline
@@ -710,7 +725,7 @@ fn start_served(
     let mut params = request.params.unwrap_or_else(|| Value::Map(Vec::new()));
     check_duplicates(&params)?;
     let begin = |params| Opening::begin(daemon, connection, service, method, params, &meta);
-    let opening = method.stream.then(|| begin(&mut params)).transpose()?;
+    let mut opening = method.stream.then(|| begin(&mut params)).transpose()?;
     if method.params["additionalProperties"] == false {
         check_keys(&method.name, &method.params, &params)?;
     }
@@ -725,6 +740,9 @@ fn start_served(
     });
     let beside = Beside { stream, share };
     let pending = service.ask(&method.name, params, &meta, &caller, beside);
+    if let (Ok(_), Some(opening)) = (&pending, &mut opening) {
+        opening.asked();
+    }
     let name = method.name.clone();
     Ok(Box::pin(async move {
         let result = match pending {

@@ -14,6 +14,7 @@ use kairo_wire::endpoint::{RUN_DIR, SOCKET_NAME};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::UnixListener;
 
+use crate::closer;
 use crate::connection;
 use crate::daemon::Daemon;
 
@@ -110,6 +111,8 @@ impl Socket {
                 Ok((stream, _)) => {
                     if daemon.admission.admits(daemon, &stream) {
                         tokio::task::spawn_local(connection::serve(Rc::clone(daemon), stream));
+                    } else {
+                        closer::close(stream.into_std());
                     }
                     // So that a new one is counted before the next is accepted, and that a flood
                     // of them takes turns with those who are there.

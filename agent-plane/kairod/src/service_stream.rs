@@ -13,22 +13,22 @@
 //! What the stream is called is kairod's word, whatever the service says.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use kairo_wire::flow::{CHUNK_OVERHEAD_BYTES, DESCRIPTOR_COST_BYTES, WINDOW_BYTES, inline_cost};
 use kairo_wire::message::{Message, Meta};
 use kairo_wire::{ErrorInfo, Frame, Gap, Limits, Request, StreamChunk, StreamTerms};
 use kairo_wire::{Value, message};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 
+use crate::closer;
 use crate::connection::Connection;
 use crate::daemon::Daemon;
 use crate::outgoing::{Item, LIMIT_BYTES};
 use crate::reasons::Reason;
-use crate::services::{Served, Service, within_bounds};
+use crate::services::{Caller, Served, Service, within_bounds};
 use crate::subscription::{Policy, Subscription};
 
 /// Streams of all services at once: 16 MiB of windows, 256 descriptors.
@@ -38,13 +38,49 @@ const MAX_STREAMS_OF_ONE: usize = 16;
 /// Parameters of every method with a stream that kairod takes for itself.
 pub const TAKEN: &[&str] = &["policy", "credit_bytes"];
 
-/// What all streams together may be.
-#[derive(Debug)]
-pub struct Places(Arc<Semaphore>);
+/// Who has the places for streams. A place is held until the stream is gone, also while its caller
+/// does not read what is left of it.
+#[derive(Debug, Default)]
+pub struct Places(Rc<RefCell<BTreeMap<Caller, usize>>>);
 
-impl Default for Places {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_STREAMS)))
+/// One place; given back when dropped.
+#[derive(Debug)]
+struct Place {
+    of: Rc<RefCell<BTreeMap<Caller, usize>>>,
+    by: Caller,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut all = self.of.borrow_mut();
+        match all.get_mut(&self.by) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                all.remove(&self.by);
+            }
+        }
+    }
+}
+
+impl Places {
+    /// A place for one more stream of that caller.
+    fn take(&self, by: Caller) -> Result<Place, ErrorInfo> {
+        let limit = |text: String| Err(Reason::Streams.error_retried(text, 1000));
+        let mut all = self.0.borrow_mut();
+        if all.get(&by).is_some_and(|own| *own >= MAX_STREAMS_OF_ONE) {
+            return limit(format!(
+                "{MAX_STREAMS_OF_ONE} streams of this {by} are open; end one"
+            ));
+        }
+        let most = by.limit(MAX_STREAMS);
+        if all.values().sum::<usize>() >= most {
+            return limit(format!("{most} streams are open, more are not allowed"));
+        }
+        *all.entry(by).or_default() += 1;
+        Ok(Place {
+            of: Rc::clone(&self.0),
+            by,
+        })
     }
 }
 
@@ -64,7 +100,7 @@ pub struct ServiceStream {
     descriptors: bool,
     state: RefCell<State>,
     filled: Notify,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 #[derive(Debug, Default)]
@@ -95,7 +131,11 @@ impl State {
 
 /// A stream whose service has not answered yet. Dropped before that, there is none.
 #[derive(Debug)]
-pub struct Opening(Option<Rc<ServiceStream>>);
+pub struct Opening {
+    stream: Option<Rc<ServiceStream>>,
+    /// The service was sent the call, so it knows of the stream.
+    is_asked: bool,
+}
 
 impl Opening {
     /// Makes the stream that the next call of `service` is to open; takes the policy and the
@@ -112,7 +152,8 @@ impl Opening {
         meta: &Meta,
     ) -> Result<Self, ErrorInfo> {
         let (policy, credit) = wishes(&method.name, params)?;
-        let place = place(daemon, caller)?;
+        let peer = caller.identity.view(caller.number);
+        let place = daemon.stream_places.take(Caller::of(&peer))?;
         let intent = meta.correlation_id.clone();
         let subscription = Subscription::register(caller, policy, credit, intent)?;
         let number = service.connection.next_call.get();
@@ -133,28 +174,44 @@ impl Opening {
         stream.state.borrow_mut().credit = stream.target();
         let mut all = service.connection.streams.borrow_mut();
         all.insert(number, Rc::clone(&stream));
-        Ok(Self(Some(stream)))
+        Ok(Self {
+            stream: Some(stream),
+            is_asked: false,
+        })
     }
 
     /// What the service is told of it.
     pub fn terms(&self) -> Option<StreamTerms> {
-        self.0.as_ref().map(|stream| StreamTerms {
+        self.stream.as_ref().map(|stream| StreamTerms {
             subscription: stream.number.to_string(),
             credit_bytes: stream.state.borrow().credit,
             descriptors: stream.descriptors,
         })
     }
 
+    /// The service was sent the call.
+    pub fn asked(&mut self) {
+        self.is_asked = true;
+    }
+
     /// The service answered: the stream is delivered from now on. Gives the caller's result.
     ///
     /// # Errors
-    /// The answer is no map.
+    /// The answer is no map, or the caller has ended the subscription meanwhile.
     pub fn open(mut self, result: Value) -> Result<Value, ErrorInfo> {
         let Value::Map(mut entries) = result else {
             let text = "the service's answer is no map, so it cannot name its stream";
             return Err(Reason::ServiceFault.error(text));
         };
-        if let Some(stream) = self.0.take() {
+        let ended = |stream: &Rc<ServiceStream>| {
+            let all = stream.caller.subscriptions.borrow();
+            !all.contains_key(&stream.subscription.name)
+        };
+        if self.stream.as_ref().is_some_and(ended) {
+            let text = "the stream was unsubscribed before the service had answered";
+            return Err(Reason::Canceled.error(text));
+        }
+        if let Some(stream) = self.stream.take() {
             entries.retain(|(key, _)| key.as_str() != Some("subscription"));
             let name = stream.subscription.name.as_str();
             entries.push(("subscription".into(), name.into()));
@@ -168,8 +225,13 @@ impl Opening {
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        if let Some(stream) = self.0.take() {
-            stream.unread();
+        match self.stream.take() {
+            Some(stream) if self.is_asked => stream.unread(),
+            // Its number goes to the next call, so the service must not hear of its end.
+            Some(stream) => {
+                stream.forget();
+            }
+            None => {}
         }
     }
 }
@@ -212,30 +274,6 @@ fn wishes(name: &str, params: &mut Value) -> Result<(Policy, Option<u64>), Error
     ))
 }
 
-/// A place for one more stream of `caller`.
-fn place(daemon: &Daemon, caller: &Connection) -> Result<OwnedSemaphorePermit, ErrorInfo> {
-    let limit = |text: String| Reason::Streams.error_retried(text, 1000);
-    let services = daemon.services.all();
-    let own: usize = services
-        .iter()
-        .map(|service| {
-            let streams = service.connection.streams.borrow();
-            let own = |stream: &&Rc<ServiceStream>| stream.caller.number == caller.number;
-            streams.values().filter(own).count()
-        })
-        .sum();
-    if own >= MAX_STREAMS_OF_ONE {
-        let text = format!("{MAX_STREAMS_OF_ONE} streams of this connection are open; end one");
-        return Err(limit(text));
-    }
-    let place = Arc::clone(&daemon.stream_places.0).try_acquire_owned();
-    place.map_err(|_| {
-        limit(format!(
-            "{MAX_STREAMS} streams are open, more are not allowed"
-        ))
-    })
-}
-
 impl ServiceStream {
     /// Ends it, for whoever reads it; the service sends nothing more that counts.
     pub fn end(&self, error: Option<ErrorInfo>) {
@@ -244,14 +282,25 @@ impl ServiceStream {
         self.filled.notify_one();
     }
 
+    /// Ends it for both sides, because its caller may not read it any more.
+    pub fn revoke(&self, error: ErrorInfo) {
+        self.tell("stream.ended", vec![("reason".into(), "revoked".into())]);
+        self.end(Some(error));
+    }
+
     /// Nobody reads it any more.
     fn unread(&self) {
-        let removed = self.service.streams.borrow_mut().remove(&self.number);
-        if removed.is_some() {
+        if self.forget() {
             self.tell("stream.ended", vec![("reason".into(), "unread".into())]);
         }
+    }
+
+    /// Takes it out of both sides' tables; whether the service had it still.
+    fn forget(&self) -> bool {
+        let removed = self.service.streams.borrow_mut().remove(&self.number);
         let mut all = self.caller.subscriptions.borrow_mut();
         all.remove(&self.subscription.name);
+        removed.is_some()
     }
 
     /// Tells the service. There is at most one such notice for each chunk or request that it was
@@ -425,7 +474,12 @@ pub async fn take(
     arrived: &mut VecDeque<OwnedFd>,
 ) -> Result<(), ()> {
     let mut chunk = StreamChunk::decode(&frame.payload, &Limits::default()).map_err(drop)?;
-    chunk.attach(arrived).map_err(drop)?;
+    // Held meanwhile: what is refused must not be closed here.
+    let first = arrived.front().and_then(|first| first.try_clone().ok());
+    if chunk.attach(arrived).is_err() {
+        closer::close(first);
+        return Err(());
+    }
     // One that does not read what it is told is not read either.
     connection.outgoing.room_below(2 * LIMIT_BYTES).await;
     let number: i64 = chunk.subscription.parse().map_err(drop)?;

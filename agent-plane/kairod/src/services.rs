@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use crate::connection::Connection;
 use crate::large_frames::Share;
 use crate::outgoing::Item;
+use crate::permission::Class;
 use crate::reasons::Reason;
 use crate::router::Permission;
 use crate::views::Peer;
@@ -30,7 +31,9 @@ pub const MAX_SERVICES: usize = 32;
 pub const MAX_METHODS: usize = 64;
 /// Calls of one service under way.
 pub const MAX_CALLS: usize = 64;
-/// The same of one caller, so that it cannot keep a service from others.
+/// Of the places for calls and for streams, those that only operators get.
+const OPERATOR_RESERVE: usize = 16;
+/// Calls of one caller at one service, so that it cannot keep it from others.
 const MAX_CALLS_OF_ONE: usize = 16;
 /// Longest message, and longest details, of a service's error, bytes.
 const MAX_ERROR_BYTES: usize = 4096;
@@ -149,12 +152,13 @@ impl Service {
             let service = self.namespace.clone();
             Reason::ServiceBusy { service }.error_retried(text, 50)
         };
-        let own = |waiting: &&Waiting| waiting.caller == caller.connection;
+        let by = Caller::of(caller);
+        let own = |waiting: &&Waiting| waiting.by == by;
         if self.calls.borrow().values().filter(own).count() >= MAX_CALLS_OF_ONE {
-            let text = format!("{MAX_CALLS_OF_ONE} calls of this connection are under way");
+            let text = format!("{MAX_CALLS_OF_ONE} calls of this {by} are under way");
             return Err(busy(text));
         }
-        if self.calls.borrow().len() >= MAX_CALLS {
+        if self.calls.borrow().len() >= by.limit(MAX_CALLS) {
             return Err(busy(format!(
                 "{} has {MAX_CALLS} calls under way; try again",
                 self.namespace
@@ -192,8 +196,7 @@ impl Service {
         }
         self.connection.next_call.set(number + 1);
         let (tell, answer) = oneshot::channel();
-        let caller = caller.connection;
-        let waiting = Waiting { caller, tell };
+        let waiting = Waiting { by, tell };
         self.calls.borrow_mut().insert(number, waiting);
         outgoing.push(Item::holding(frame, beside.share));
         Ok(Pending {
@@ -225,11 +228,48 @@ impl Service {
     }
 }
 
+/// Whom a share is counted for: connections are many, so of a user that is no operator all count
+/// together. Operators are trusted with each of theirs, and have places that others do not get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Caller {
+    /// An operator's connection.
+    Connection(u64),
+    /// Anybody else's user.
+    User(u32),
+}
+
+impl Caller {
+    /// Whom the peer's share is counted for.
+    pub fn of(peer: &Peer) -> Self {
+        match peer.class {
+            Class::Operator => Self::Connection(peer.connection),
+            _ => Self::User(peer.uid),
+        }
+    }
+
+    /// How many of `all` places such callers may have together.
+    pub const fn limit(self, all: usize) -> usize {
+        match self {
+            Self::Connection(_) => all,
+            Self::User(_) => all - OPERATOR_RESERVE,
+        }
+    }
+}
+
+impl std::fmt::Display for Caller {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Connection(_) => "connection",
+            Self::User(_) => "user",
+        })
+    }
+}
+
 /// Who waits for the answer to a call.
 #[derive(Debug)]
 struct Waiting {
-    /// The connection of the caller.
-    caller: u64,
+    /// Whose call it is.
+    by: Caller,
     tell: oneshot::Sender<(Response, Option<Share>)>,
 }
 

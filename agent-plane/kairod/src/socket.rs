@@ -6,7 +6,7 @@
 //! reads and one writes.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Result, Write};
+use std::io::{ErrorKind, Result, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -16,6 +16,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::coop::consume_budget;
 
+use crate::closer;
 use crate::readiness::{Watched, watch, watch_for};
 
 /// What a peer may have lying unread when another descriptor is sent to it, bytes of the machine's
@@ -26,7 +27,7 @@ const UNREAD_BYTES: usize = 8 * 1024;
 
 /// The socket.
 #[derive(Debug)]
-pub struct Socket(AsyncFd<Watched<UnixStream>>);
+pub struct Socket(Option<AsyncFd<Watched<UnixStream>>>);
 
 impl Socket {
     /// Watches a connection that was accepted.
@@ -35,45 +36,33 @@ impl Socket {
     /// The event loop cannot watch it.
     pub fn new(stream: tokio::net::UnixStream) -> Result<Self> {
         // Stays non-blocking, and leaves the event loop, which watched it for room too.
-        watch(stream.into_std()?).map(Self)
+        watch(stream.into_std()?).map(Some).map(Self)
     }
 
-    fn stream(&self) -> &UnixStream {
-        self.0.get_ref().inner()
+    /// None only while it is being dropped.
+    fn stream(&self) -> Result<&UnixStream> {
+        let watched = self.0.as_ref().ok_or(ErrorKind::NotConnected)?;
+        Ok(watched.get_ref().inner())
     }
 
-    /// Reads what there is, once there is something; 0 is the end.
-    pub async fn read(&self, buffer: &mut [u8]) -> Result<usize> {
-        let fits = buffer.len();
-        // Less than fits was all: asking again would only hear so. What comes from now on is a
-        // readiness of its own, and the peer's end stays ready.
-        let is_all = |count| count < fits;
-        self.read_by(|mut stream| stream.read(buffer), is_all).await
-    }
-
-    /// The same with the descriptors that come beside the bytes. A read ends where a descriptor
-    /// does, so a short one says nothing.
-    pub async fn receive(
-        &self,
-        buffer: &mut [u8],
-        arrived: &mut VecDeque<OwnedFd>,
-    ) -> Result<usize> {
-        let receive = |stream: &UnixStream| passing::receive(stream, buffer, arrived);
-        self.read_by(receive, |_| false).await
-    }
-
-    async fn read_by(
-        &self,
-        mut read: impl FnMut(&UnixStream) -> Result<usize>,
-        is_all: impl Fn(usize) -> bool,
-    ) -> Result<usize> {
+    /// Reads what there is, once there is something, with the descriptors that come beside it; 0 is
+    /// the end. There is always room for those: without it the machine's kernel would close them in
+    /// our name, and that can take long ([`crate::closer`]).
+    pub async fn read(&self, buffer: &mut [u8], arrived: &mut VecDeque<OwnedFd>) -> Result<usize> {
+        let Some(watched) = &self.0 else {
+            return Ok(0);
+        };
         loop {
-            let mut ready = self.0.readable().await?;
+            let mut ready = watched.readable().await?;
             // A peer that always has more to say lets others have their turn.
             consume_budget().await;
-            match read(self.stream()) {
+            let before = arrived.len();
+            match passing::receive(watched.get_ref().inner(), buffer, arrived) {
                 Ok(count) => {
-                    if is_all(count) {
+                    // Less than fits was all: asking again would only hear so. What comes from now
+                    // on is a readiness of its own, and the peer's end stays ready. But a read ends
+                    // where a descriptor does, and then a short one says nothing.
+                    if count < buffer.len() && arrived.len() == before {
                         ready.clear_ready();
                     }
                     return Ok(count);
@@ -89,11 +78,12 @@ impl Socket {
     pub async fn write_all(&self, mut bytes: &[u8], mut beside: Option<Sealed>) -> Result<()> {
         // A second descriptor, so that the first goes on being watched for reading alone.
         let mut room: Option<AsyncFd<Watched<UnixStream>>> = None;
+        let mut stream = self.stream()?;
         while !bytes.is_empty() {
             consume_budget().await;
             let written = match &beside {
-                Some(sealed) => self.send_beside(bytes, sealed),
-                None => self.stream().write(bytes),
+                Some(sealed) => send_beside(stream, bytes, sealed),
+                None => stream.write(bytes),
             };
             match written {
                 Ok(count) => {
@@ -102,7 +92,7 @@ impl Socket {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => match &room {
                     // Asked again after it is watched: room made in between rings as well.
-                    None => room = Some(watch_for(self.stream().try_clone()?, Interest::WRITABLE)?),
+                    None => room = Some(watch_for(stream.try_clone()?, Interest::WRITABLE)?),
                     Some(room) => room.writable().await?.clear_ready(),
                 },
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -112,23 +102,33 @@ impl Socket {
         Ok(())
     }
 
-    /// Sends the beginning of a frame with the payload beside it, unless too many of those lie
-    /// unread: the machine's kernel rings when the peer reads.
-    fn send_beside(&self, frame: &[u8], sealed: &Sealed) -> Result<usize> {
-        match passing::unread(self.stream())? {
-            unread if unread > UNREAD_BYTES => Err(ErrorKind::WouldBlock.into()),
-            _ => passing::send(self.stream(), frame, Some(sealed.descriptor())),
-        }
-    }
-
     /// Sends nothing more; the peer reads to the end.
     pub fn finish(&self) -> Result<()> {
-        self.stream().shutdown(Shutdown::Write)
+        self.stream()?.shutdown(Shutdown::Write)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // What lies on it unread ends with it.
+        if let Some(watched) = self.0.take() {
+            closer::close(watched.into_inner());
+        }
+    }
+}
+
+/// Sends the beginning of a frame with the payload beside it, unless too many of those lie unread:
+/// the machine's kernel rings when the peer reads.
+fn send_beside(stream: &UnixStream, frame: &[u8], sealed: &Sealed) -> Result<usize> {
+    match passing::unread(stream)? {
+        unread if unread > UNREAD_BYTES => Err(ErrorKind::WouldBlock.into()),
+        _ => passing::send(stream, frame, Some(sealed.descriptor())),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::time::Duration;
 
     use tokio::time::timeout;
@@ -153,7 +153,8 @@ mod tests {
             far.write_all(word.as_bytes()).unwrap();
             let mut read = Vec::new();
             while read.len() < word.len() {
-                let reading = timeout(WATCHDOG, socket.read(&mut buffer)).await;
+                let reading =
+                    timeout(WATCHDOG, socket.read(&mut buffer, &mut VecDeque::new())).await;
                 read.extend_from_slice(&buffer[..reading.unwrap().unwrap()]);
             }
             assert_eq!(read, word.as_bytes());
@@ -163,7 +164,7 @@ mod tests {
         drop(far);
         // And the end stays.
         for expected in [4, 0, 0] {
-            let reading = timeout(WATCHDOG, socket.read(&mut buffer)).await;
+            let reading = timeout(WATCHDOG, socket.read(&mut buffer, &mut VecDeque::new())).await;
             assert_eq!(reading.unwrap().unwrap(), expected);
         }
     }

@@ -6,13 +6,15 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use kairo_wire::frame::{FrameKind, header};
 use kairo_wire::message::{Message, Response};
-use kairo_wire::{Client, Decoder, Limits};
+use kairo_wire::{Client, Decoder, Limits, passing};
+use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::json;
 use support::{System, call, descriptors, eventually, resident_kib};
 
@@ -192,4 +194,50 @@ fn a_client_of_a_byte_a_second_is_given_up_and_delays_nobody() {
     assert_eq!(error.reason_name(), "slow_frame");
     let mut late = Client::connect_path(&system.socket()).unwrap();
     call(&mut late, "kernel.ping", json!({})).unwrap();
+}
+
+/// A TCP socket that keeps whoever closes it last for an hour: it has unsent bytes that nobody
+/// takes, and lingers. With it what it is connected to, whose end lets it go.
+fn lingering() -> (OwnedFd, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (far, _) = listener.accept().unwrap();
+    socket.set_nonblocking(true).unwrap();
+    while socket.write(&[0; 64 * 1024]).is_ok() {}
+    let hour = libc::linger {
+        l_onoff: 1,
+        l_linger: 3600,
+    };
+    setsockopt(&socket, sockopt::Linger, &hour).unwrap();
+    (socket.into(), far)
+}
+
+#[test]
+fn a_descriptor_that_is_slow_to_close_delays_nobody() {
+    let system = System::start();
+    let mut honest = system.client();
+    let ping = |honest: &mut Client| {
+        call(honest, "kernel.ping", json!({})).unwrap();
+    };
+    ping(&mut honest);
+    // Read where nothing was negotiated.
+    let peer = system.raw();
+    let (slow, far) = lingering();
+    passing::send(&peer, b"K", Some(slow.as_fd())).unwrap();
+    drop(slow);
+    ping(&mut honest);
+    // Lying unread when the connection is closed: behind what ends it.
+    let second = system.raw();
+    let (slow, far_too) = lingering();
+    (&second).write_all(b"this is no frame at all").unwrap();
+    passing::send(&second, b"K", Some(slow.as_fd())).unwrap();
+    drop(slow);
+    let mut rest = Vec::new();
+    let _ = (&second).read_to_end(&mut rest);
+    drop(second);
+    ping(&mut honest);
+    let mut third = system.client();
+    ping(&mut third);
+    drop((far, far_too, peer));
+    ping(&mut honest);
 }

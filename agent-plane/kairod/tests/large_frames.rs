@@ -212,3 +212,32 @@ fn a_caller_that_does_not_read_its_large_answer_is_let_go() {
         (connections.len() <= 2 && !connections.iter().any(waiting)).then_some(())
     });
 }
+
+#[test]
+fn a_large_frame_that_will_never_be_whole_and_one_that_nobody_asked_for_keep_no_share() {
+    let system = System::start_without_rt();
+    let _serving = echo(&system, &["large_frames"]);
+    let mut client = large_client(&system);
+    // Its sender has said its last word.
+    let held = slow(&system);
+    held.shutdown(std::net::Shutdown::Write).unwrap();
+    // A response, of somebody who serves nothing.
+    let mut unasked = system.raw();
+    let hello = kairo_wire::Request {
+        id: None,
+        method: "kernel.hello".into(),
+        params: Some(json!({"features": ["large_frames"]})),
+        meta: None,
+    };
+    let length = u32::try_from(LARGE_CONTROL_BYTES).unwrap();
+    let header = frame::header(FrameKind::Response, length);
+    let hello = hello.encode(&Limits::default()).unwrap();
+    unasked.write_all(&[&hello[..], &header].concat()).unwrap();
+    let mut rest = Vec::new();
+    unasked.read_to_end(&mut rest).unwrap();
+    let back: Value = client
+        .call("camera.echo", parcel(2_000_000), PATIENCE)
+        .unwrap();
+    assert!(back == parcel(2_000_000));
+    drop(held);
+}

@@ -553,3 +553,21 @@ fn the_asynchronous_client_serves_and_receives_many_streams_at_once() {
         assert!(stalled.as_mut().unwrap().next().await.is_some());
     });
 }
+
+#[test]
+fn a_refused_call_costs_the_next_callers_stream_nothing() {
+    let system = System::start_without_rt();
+    let serving = camera::start(&system, &[], |mut service| {
+        let name = opened(&mut service);
+        service.send(&name, b"whole", true, PATIENCE).unwrap()
+    });
+    let mut careless = system.client();
+    let wrong = json!({"policy": "block", "cuont": 1});
+    let refused = call(&mut careless, "camera.frames", wrong).unwrap_err();
+    assert_eq!(refused.reason_name(), "unknown_key");
+    // It was never asked, so its number is the next call's.
+    let mut client = system.client();
+    call(&mut client, "camera.frames", json!({"policy": "block"})).unwrap();
+    assert_eq!(chunk(&mut client).data, b"whole");
+    assert!(serving.join().unwrap(), "the service takes it for unread");
+}

@@ -19,6 +19,9 @@ use rustix::net::{
 
 /// Descriptors that may have arrived ahead of the frames that announce them.
 pub const MAX_WAITING: usize = 8;
+/// Descriptors beside one message: as many as the machine's kernel allows (`SCM_MAX_FD`). Less room
+/// would have it close the others in the reader's name.
+const MAX_OF_ONE_MESSAGE: usize = 253;
 
 /// Sends as many of `bytes` as fit, `descriptor` with the first of them; gives how many.
 ///
@@ -50,7 +53,7 @@ pub fn receive(
     bytes: &mut [u8],
     arrived: &mut VecDeque<OwnedFd>,
 ) -> std::io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_WAITING))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_OF_ONE_MESSAGE))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut data = [IoSliceMut::new(bytes)];
     let received = recvmsg(socket, &mut data, &mut control, RecvFlags::CMSG_CLOEXEC)?;

@@ -601,7 +601,26 @@ async fn grant(call: &Call, params: GrantParams) -> Result<Granted, ErrorInfo> {
     grant.id = id;
     grant.rule.origin = origin(id);
     let ends_wall_s = grant.ends.map(|ends| ends.wall_s);
-    let kept = daemon.keep_grant(grant.clone())?;
+    // Decided from here on: nobody denies or grants it meanwhile.
+    let request = match request {
+        Some(id) => {
+            let taken = daemon.requests.borrow_mut().take(id);
+            Some(taken.ok_or_else(|| unknown_request(id))?)
+        }
+        None => None,
+    };
+    let put_back = move |daemon: &Daemon, request: Option<Request>| {
+        if let Some(request) = request {
+            daemon.requests.borrow_mut().put_back(request);
+        }
+    };
+    let kept = match daemon.keep_grant(grant.clone()) {
+        Ok(kept) => kept,
+        Err(error) => {
+            put_back(&daemon, request);
+            return Err(error);
+        }
+    };
     daemon.grants_to_come.set(daemon.grants_to_come.get() + 1);
     let call = call.clone();
     // A task of its own: a caller that gives up meanwhile must not leave a grant in the file that
@@ -609,7 +628,11 @@ async fn grant(call: &Call, params: GrantParams) -> Result<Granted, ErrorInfo> {
     let giving = tokio::task::spawn_local(async move {
         let kept = kept.await;
         daemon.grants_to_come.set(daemon.grants_to_come.get() - 1);
-        kept?;
+        if let Err(error) = kept {
+            put_back(&daemon, request);
+            return Err(error);
+        }
+        let request = request.map(|request| request.id);
         daemon.permissions.borrow_mut().grant(grant);
         daemon.grants_changed.notify_one();
         let by = call.connection.identity.subject().to_string();
@@ -619,9 +642,7 @@ async fn grant(call: &Call, params: GrantParams) -> Result<Granted, ErrorInfo> {
             request,
         };
         daemon.bus.publish(&granted, Some(&call.meta));
-        if let Some(request) = request
-            && daemon.requests.borrow_mut().take(request).is_some()
-        {
+        if let Some(request) = request {
             decided(&daemon, request, "granted", Some(id), Some(&call.meta));
         }
         Ok(())

@@ -160,6 +160,14 @@ impl Requests {
         self.pending.remove(at)
     }
 
+    /// Puts back a request that was taken to be granted, and was not; one whose time is over is
+    /// gone.
+    pub fn put_back(&mut self, request: Request) {
+        if request.ends > Instant::now() {
+            self.pending.push_front(request);
+        }
+    }
+
     /// Refuses a request. False if there is none of that number.
     pub fn refuse(&mut self, id: u64, why: &str) -> bool {
         let Some(request) = self.take(id) else {
