@@ -1,10 +1,10 @@
 //! Closing what came from others, beside the event loop.
 //!
-//! Whoever closes a file last may have to wait: a TCP socket with unsent bytes and `SO_LINGER` keeps
-//! its closer for as long as its owner wished, blocking or not. A peer can pass such a descriptor
-//! to us, and it is closed by whoever drops it, whoever reads past it without room for it, or whoever
-//! closes the connection on which it lies unread. None of these may be the thread that stops
-//! robots. So everything of a peer's ends here, on threads that have nothing else to do.
+//! Whoever closes a file last may have to wait: a TCP socket with unsent bytes and `SO_LINGER`
+//! keeps its closer for as long as its owner wished, blocking or not. A peer can pass such a
+//! descriptor to us, and it is closed by whoever drops it, whoever reads past it without room for
+//! it, or whoever closes the connection on which it lies unread. None of these may be the thread
+//! that stops robots. So everything of a peer's ends here, on threads that have nothing else to do.
 //!
 //! As many threads as are stuck, up to [`MAX_THREADS`]; what comes then waits its turn. It is
 //! bounded by the descriptors that kairod may have, which is when nobody new is accepted.

@@ -392,20 +392,10 @@ async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, socket: &Socket)
             connection.place().await;
             continue;
         }
-        if reading.input.needs_share() {
-            if reading.input.is_unasked(connection.has_served.get()) {
-                let text = "a client sends request frames only, and others where it serves";
-                return reading
-                    .input
-                    .refuse(connection, Reason::Malformed.error(text));
-            }
-            let uid = connection.identity.as_subject().uid;
-            tokio::select! {
-                () = reading.input.have_share(daemon, uid) => {}
-                () = connection.place(), if !held.is_empty() => continue,
-            }
-            // It could not be read while it waited.
-            reading.due = None;
+        match have_share(daemon, connection, &mut reading).await {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(end) => return end,
         }
         let more = tokio::select! {
             more = reading.more(connection) => more,
@@ -423,6 +413,31 @@ async fn read(daemon: &Rc<Daemon>, connection: &Rc<Connection>, socket: &Socket)
             }
         }
     }
+}
+
+/// Waits until the frame under way has a share of the large frames, if it is one. False where what
+/// waits can be begun first.
+async fn have_share(
+    daemon: &Rc<Daemon>,
+    connection: &Rc<Connection>,
+    reading: &mut Reading<'_>,
+) -> Result<bool, End> {
+    if !reading.input.needs_share() {
+        return Ok(true);
+    }
+    if reading.input.is_unasked(connection.has_served.get()) {
+        let text = "a client sends request frames only, and others where it serves";
+        let error = Reason::Malformed.error(text);
+        return Err(reading.input.refuse(connection, error));
+    }
+    let uid = connection.identity.as_subject().uid;
+    tokio::select! {
+        () = reading.input.have_share(daemon, uid) => {}
+        () = connection.place(), if !connection.held.is_empty() => return Ok(false),
+    }
+    // It could not be read while it waited.
+    reading.due = None;
+    Ok(true)
 }
 
 impl Reading<'_> {

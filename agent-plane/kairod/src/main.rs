@@ -74,6 +74,9 @@ fn main() -> anyhow::Result<ExitCode> {
         // Connecting to kairo-rt and opening the event log block; each may be stuck once while it
         // is tried anew.
         .max_blocking_threads(4)
+        // Longer than from one look at the sensors to the next: a thread that sleeps is woken less
+        // often than one that is made anew each time.
+        .thread_keep_alive(Duration::from_secs(90))
         .build()
         .context("cannot start the event loop")?;
     let done = LocalSet::new().block_on(&runtime, async {
