@@ -296,8 +296,8 @@ pub struct SessionStarted {
 pub struct SessionEnded {
     /// Its connection, by the number of the kairod that it was connected to.
     pub connection: Option<u64>,
-    /// Why: `gone`, or `kairod_restarted` or `rebooted` where a kairod that was killed did not tell
-    /// it itself.
+    /// Why: `closed` or `kairod_stopped`; `kairod_restarted` or `rebooted` where a kairod that was
+    /// killed did not tell it itself.
     pub cause: String,
 }
 
